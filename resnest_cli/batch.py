@@ -1,0 +1,67 @@
+"""Many pictures at once: decoded ahead, batched, in order, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from resnest_cli.errors import ImageError
+from resnest_cli.sources import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+Prepare = Callable[[Source], "Pixels"]
+Prepared = tuple[Source, "Pixels | ImageError"]
+
+
+def batches(
+    sources: Iterable[Source], prepare: Prepare, *, batch_size: int, workers: int
+) -> Iterator[list[Prepared]]:
+    """Sources in their order, each with its pixels or the reason why there are none.
+
+    A batch holds at most `batch_size` pictures, and failures besides. While the caller works on
+    one batch, the pictures of the next are decoded; no more than that is held.
+    """
+    batch: list[Prepared] = []
+    pictures = 0
+    for source, pixels in _ahead(sources, prepare, workers=workers, ahead=batch_size + workers):
+        batch.append((source, pixels))
+        pictures += not isinstance(pixels, ImageError)
+        if pictures == batch_size or len(batch) == 4 * batch_size:
+            yield batch
+            batch, pictures = [], 0
+    if batch:
+        yield batch
+
+
+def _ahead(
+    sources: Iterable[Source], prepare: Prepare, *, workers: int, ahead: int
+) -> Iterator[Prepared]:
+    pending: deque[tuple[Source, Future[Pixels]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    remaining = iter(sources)
+    try:
+        for source in islice(remaining, ahead):
+            pending.append((source, pool.submit(prepare, source)))
+        while pending:
+            source, future = pending.popleft()
+            pixels = _outcome(future)
+            for following in islice(remaining, 1):
+                pending.append((following, pool.submit(prepare, following)))
+            yield source, pixels
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _outcome(future: Future[Pixels]) -> Pixels | ImageError:
+    try:
+        return future.result()
+    except ImageError as error:
+        return error

@@ -1,0 +1,142 @@
+"""Where a variant's published checkpoint is: on disk, or at one of its addresses.
+
+A file counts as there once it stands under its published name with the published digest, however
+it came to be there. The whole SHA-256 is kept beside it, in the format of `sha256sum`, and a file
+older than that record is not read through again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnest_cli import cache
+from resnest_cli.errors import CheckpointError, DownloadError
+from resnest_cli.fetch import Download, Progress, sha256_of
+from resnest_cli.variants import Variant
+
+log = logging.getLogger(__name__)
+
+_AUTHORS = "https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/"
+_TIMM = "https://github.com/huggingface/pytorch-image-models/releases/download/"
+_HUB = "https://huggingface.co/timm/"
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One file that holds a variant's published weights, and where it is served."""
+
+    file_name: str
+    urls: tuple[str, ...]
+    sha256: str | None  # first hex digits, where published
+
+
+def remotes(variant: Variant) -> Iterator[Remote]:
+    """The files that hold a variant's weights, the one with a published digest first."""
+    mirror = os.environ.get("RESNEST_MIRROR")
+    own = (f"{mirror.rstrip('/')}/",) if mirror else ()
+    gluon = variant.file_name.startswith("gluon_")
+    if gluon:
+        places: tuple[str, ...] = (f"{_TIMM}v0.1-weights/",)
+    elif variant.alias:
+        places = (_AUTHORS, f"{_TIMM}v0.1-resnest/")
+    else:
+        places = (_AUTHORS,)
+    name = variant.file_name
+    yield Remote(name, tuple(p + name for p in (*own, *places)), variant.digest)
+    if variant.alias:
+        tag = "gluon_in1k" if gluon else "in1k"
+        url = f"{_HUB}{variant.alias}.{tag}/resolve/main/model.safetensors"
+        yield Remote(f"{variant.alias}.{tag}.safetensors", (url,), None)
+
+
+def find(variant: Variant) -> Path | None:
+    """A variant's file in the cache folder, not yet verified; None where there is none."""
+    folder = cache.checkpoints_folder()
+    candidates = (folder / remote.file_name for remote in remotes(variant))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def obtain(variant: Variant, *, offline: bool = False, on_progress: Progress | None = None) -> Path:
+    """A variant's verified file, downloaded where it is not there yet.
+
+    Raises:
+        CheckpointError: it is not there and cannot be had, or is damaged.
+    """
+    for remote in remotes(variant):
+        path = cache.checkpoints_folder() / remote.file_name
+        if path.is_file():
+            _verify(path, remote.sha256)
+            return path
+    if offline or cache.offline():
+        raise CheckpointError(
+            f"{variant.name} is not on disk and the network is off (--offline or $RESNEST_OFFLINE)"
+            f"\n{_by_hand(variant)}"
+        )
+    return _download(variant, on_progress)
+
+
+def _download(variant: Variant, on_progress: Progress | None) -> Path:
+    from filelock import FileLock
+
+    reasons = []
+    try:
+        cache.checkpoints_folder().mkdir(parents=True, exist_ok=True)
+        for remote in remotes(variant):
+            target = cache.checkpoints_folder() / remote.file_name
+            with FileLock(target.with_name(target.name + ".lock")):
+                if target.is_file():  # another process was faster
+                    return target
+                try:
+                    log.info("fetching %s", remote.file_name)
+                    download = Download(remote.urls, target, remote.sha256, on_progress)
+                    _record(target, download.run())
+                    return target
+                except DownloadError as error:
+                    reasons.append(str(error))
+    except OSError as error:
+        raise CheckpointError(
+            f"the cache folder '{cache.home()}' cannot be used: {error.strerror or error}"
+            "\nset $RESNEST_HOME to a folder that can be written"
+        ) from error
+    raise DownloadError(
+        f"{variant.name} could not be downloaded: {'; '.join(reasons)}\n{_by_hand(variant)}"
+    )
+
+
+def _by_hand(variant: Variant) -> str:
+    return (
+        f"put {variant.file_name} into '{cache.checkpoints_folder()}', "
+        "name a mirror in $RESNEST_MIRROR, or use a local checkpoint with --weights FILE"
+    )
+
+
+def _verify(path: Path, sha256: str | None) -> None:
+    """Raise `CheckpointError` if a file is not the published one."""
+    record = _record_path(path)
+    if record.is_file() and record.stat().st_mtime_ns >= path.stat().st_mtime_ns:
+        return
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read '{path}': {error.strerror or error}") from error
+    if sha256 and not digest.startswith(sha256):
+        raise CheckpointError(
+            f"'{path}' is damaged or another file: its SHA-256 is {digest[:8]}..., "
+            f"not {sha256}...\nremove it and run 'resnest download' again"
+        )
+    _record(path, digest)
+
+
+def _record(path: Path, digest: str) -> None:
+    try:
+        _record_path(path).write_text(f"{digest}  {path.name}\n", encoding="ascii")
+    except OSError as error:  # a read-only cache works too, it only gets verified each time
+        log.info("the digest of %s could not be kept: %s", path.name, error)
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")

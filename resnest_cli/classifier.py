@@ -1,0 +1,164 @@
+"""The Python API: a network, its preprocessing and its labels as one callable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from resnest_cli.batch import batches
+from resnest_cli.engines.base import EngineOptions, open_engine
+from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.images import Decoding
+from resnest_cli.labels import numbered, read_labels
+from resnest_cli.results import Prediction, Result
+from resnest_cli.sources import Source, as_source
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from resnest_cli.fetch import Progress
+    from resnest_cli.sources import ImageLike
+
+
+class Classifier:
+    """Names pictures with a ResNeSt.
+
+    Args:
+        model: a variant's name or timm alias; default: what `weights` says it is, else resnest50,
+            which is downloaded once.
+        weights: a local checkpoint instead of the published one.
+        labels: a file of class names, one a line; default: the checkpoint's, else ImageNet-1k's.
+        preprocess: `default`, `hub` or `paper`.
+        top_k: predictions per picture, 1 to the number of classes; default: 5, or all where
+            there are fewer.
+        threshold: predictions of less probability are dropped, 0 to 1.
+        exif: turn pictures the way up that their EXIF orientation says.
+        background: RGB, 0 to 255, painted where pictures are transparent; default: transparency
+            is dropped and the colours below it show, as in the reference implementations.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        engine: `auto` or `torch`.
+        precision: `fp32`, `bf16` or `fp16`.
+        batch_size: pictures per step of `stream`; default: what suits the device.
+        workers: decoding threads of `stream`; default: one a processor, at most 16.
+        offline: never touch the network for weights.
+        on_progress: called with a download's bytes so far, and in all where that is known.
+
+    Raises:
+        UsageError: an argument is out of its range.
+        CheckpointError: the weights are missing, damaged or of another network.
+        LabelsError: the labels are unreadable or of the wrong number.
+        EngineError: the device or the engine is not to be had here.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        labels: str | os.PathLike[str] | None = None,
+        preprocess: str = "default",
+        top_k: int | None = None,
+        threshold: float = 0.0,
+        exif: bool = True,
+        background: tuple[int, int, int] | None = None,
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str = "fp32",
+        batch_size: int | None = None,
+        workers: int | None = None,
+        offline: bool = False,
+        on_progress: Progress | None = None,
+    ) -> None:
+        if not 0 <= threshold <= 1:
+            raise UsageError(f"a threshold is 0 to 1, not {threshold}")
+        if any(n is not None and n < 1 for n in (top_k, batch_size, workers)):
+            raise UsageError("top-k, batch size and workers are 1 or more")
+        given = read_labels(Path(labels)) if labels is not None else None
+        path = Path(weights) if weights is not None else None
+        self.engine = open_engine(
+            EngineOptions(model, path, engine, device, precision, offline), on_progress
+        )
+        self.card = self.engine.card
+        classes = self.card.num_classes
+        self.top_k = min(5, classes) if top_k is None else top_k
+        if self.top_k > classes:
+            raise UsageError(f"top-k is 1 to {classes:,} for this network, not {self.top_k:,}")
+        if given:
+            given.check(classes, f"'{labels}'")
+        self.labels = given or self.card.labels or numbered(classes)
+        self.preprocessing = self.card.preprocessing.named(preprocess)
+        self.decoding = Decoding(exif, background)
+        self.threshold = threshold
+        self.batch_size = batch_size or self.engine.batch_size
+        self.workers = workers or min(os.cpu_count() or 1, 16)
+
+    def __call__(self, image: ImageLike) -> Result:
+        """The result of one picture: a path, URL, bytes, PIL image or HxWx3 uint8 array.
+
+        Raises:
+            ImageError: the picture cannot be read.
+        """
+        source = as_source(image)
+        pixels = self._prepare(source)
+        return self._result(source, self.engine.run(pixels[None])[0])
+
+    def stream(self, images: Iterable[ImageLike | Source]) -> Iterator[Result]:
+        """Results of any number of pictures, lazily and in order; a failure is a result too."""
+        for batch in batches(
+            map(as_source, images),
+            self._prepare,
+            batch_size=self.batch_size,
+            workers=self.workers,
+        ):
+            good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
+            logits = iter(self.engine.run(np.stack(good)) if good else ())
+            for source, pixels in batch:
+                if isinstance(pixels, ImageError):
+                    yield Result(source.name, error=str(pixels))
+                else:
+                    yield self._result(source, next(logits))
+
+    def describe(self) -> str:
+        """One line: model, preprocessing, engine, device and precision."""
+        e = self.engine
+        parts = (self.card.name, self.preprocessing.describe(), e.name, e.device, e.precision)
+        return " · ".join(parts)
+
+    def _prepare(self, source: Source) -> NDArray[np.uint8]:
+        try:
+            return self.preprocessing.pixels(source.load(self.decoding))
+        except MemoryError as error:
+            raise ImageError("not enough memory to resize it") from error
+
+    def _result(self, source: Source, logits: NDArray[np.float32]) -> Result:
+        if not np.isfinite(logits).all():
+            return Result(source.name, error="the network's answer is not a number")
+        probabilities = softmax(logits)
+        order = np.argsort(-probabilities, kind="stable")[: self.top_k]
+        predictions = tuple(
+            self._prediction(rank, int(index), probabilities[index])
+            for rank, index in enumerate(order, 1)
+            if probabilities[index] >= self.threshold
+        )
+        return Result(source.name, predictions)
+
+    def _prediction(self, rank: int, index: int, probability: np.float32) -> Prediction:
+        wnids = self.labels.wnids
+        return Prediction(
+            rank=rank,
+            index=index,
+            wnid=wnids[index] if wnids else None,
+            label=self.labels.names[index],
+            probability=float(str(probability)),  # the shortest decimal that is this float32
+        )
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities over the last axis, summed in float64 and rounded to float32."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    probabilities: NDArray[np.float32] = (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
+    return probabilities

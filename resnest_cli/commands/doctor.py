@@ -1,0 +1,108 @@
+"""`resnest doctor`: what is installed, what it can use, and whether it works."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from importlib.util import find_spec
+
+import typer
+
+from resnest_cli import __version__, cache, checkpoints
+from resnest_cli.errors import ResNeStError
+from resnest_cli.variants import VARIANTS, Variant
+
+_PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "typer", "rich", "requests")
+_EXTRAS = {"pyarrow": "Parquet output: pip install 'resnest-cli[parquet]'"}
+
+
+def doctor() -> int:
+    """Show versions, devices, engines and the cache, and classify a picture.
+
+    The exit code is 1 if the classification fails.
+
+    Example:
+
+      resnest doctor
+    """
+    _section("Versions")
+    _line("resnest", __version__)
+    _line("python", f"{platform.python_version()} at {sys.executable}")
+    _line("platform", platform.platform())
+    for package in _PACKAGES:
+        _line(package, _version(package))
+    for package, use in _EXTRAS.items():
+        _line(package, _version(package) if find_spec(package) else f"not there ({use})")
+    _devices()
+    _cache()
+    return _self_test()
+
+
+def _version(package: str) -> str:
+    from importlib import metadata  # slow to import
+
+    return metadata.version(package)
+
+
+def _devices() -> None:
+    import torch
+
+    _section("Devices")
+    _line("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    for number in range(torch.cuda.device_count()):
+        _line(f"cuda:{number}", torch.cuda.get_device_name(number))
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        _line(
+            "cuda", f"none seen (PyTorch is built for {'CUDA ' + built if built else 'CPU only'})"
+        )
+    if torch.backends.mps.is_available():
+        _line("mps", "Apple GPU")
+    _section("Engines")
+    _line("torch", "ready")
+
+
+def _cache() -> None:
+    _section("Cache")
+    folder = cache.checkpoints_folder()
+    _line("folder", f"{folder}{'' if folder.is_dir() else ' (not there yet)'}")
+    _line("network", "off ($RESNEST_OFFLINE)" if cache.offline() else "allowed")
+    for variant in VARIANTS:
+        if path := checkpoints.find(variant):
+            _line(variant.name, f"{path.name}, {path.stat().st_size / 1e6:.0f} MB")
+
+
+def _self_test() -> int:
+    _section("Self-test")
+    variant = next((v for v in VARIANTS if checkpoints.find(v)), None)
+    if variant is None:
+        _line("skipped", "no checkpoint on disk; 'resnest download resnest50' fetches one")
+        return 0
+    try:
+        _line("works", _classify_something(variant))
+    except ResNeStError as error:
+        _line("failed", str(error))
+        return 1
+    return 0
+
+
+def _classify_something(variant: Variant) -> str:
+    """Classify a colour gradient with the checkpoint that is on disk; a line about it."""
+    from PIL import Image
+
+    from resnest_cli.classifier import Classifier
+
+    start = time.monotonic()
+    classifier = Classifier(variant.name, offline=True)
+    result = classifier(Image.radial_gradient("L").convert("RGB"))
+    seconds = time.monotonic() - start
+    return f"{classifier.describe()}: a gradient is '{result.top1.label}', {seconds:.1f} s"
+
+
+def _section(title: str) -> None:
+    typer.secho(title, bold=True)
+
+
+def _line(name: str, value: str) -> None:
+    typer.echo(f"  {name:<12} {value}")

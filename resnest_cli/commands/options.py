@@ -1,0 +1,196 @@
+"""The command line's option types: names, help, ranges, completions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from resnest_cli.engines.base import DEVICES
+from resnest_cli.variants import VARIANTS
+
+# help panels, in the order in which --help shows them
+_MODEL, _ANSWER, _OUTPUT, _MACHINE = "Model", "Answer", "Output", "Machine"
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Model names and aliases that begin with what is typed so far."""
+    names = [name for v in VARIANTS for name in (v.name, v.alias) if name]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_device(incomplete: str) -> list[str]:
+    """Device names that begin with what is typed so far."""
+    return [name for name in DEVICES if name.startswith(incomplete)]
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="Variant, by its name or timm's; 'resnest list-models' shows them. "
+        r"\[default: $RESNEST_MODEL, else resnest50]",
+        autocompletion=complete_model,
+        rich_help_panel=_MODEL,
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Local checkpoint: .pth, .pt or .safetensors. One that says which variant, labels and "
+        r"preprocessing it carries needs no other option. \[default: the variant's published one]",
+        rich_help_panel=_MODEL,
+    ),
+]
+LabelsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="Class names, one a line, in the order of the classes. "
+        r"\[default: the checkpoint's, else ImageNet-1k's]",
+        rich_help_panel=_MODEL,
+    ),
+]
+Preprocess = Annotated[
+    Literal["default", "hub", "paper"],
+    typer.Option(
+        help="default: resize and centre crop as timm does for the variant; hub: 256, 224, "
+        "bilinear for all, as PyTorch Hub; paper: crop first, as the authors' evaluation.",
+        rich_help_panel=_MODEL,
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k",
+        "-k",
+        metavar="N",
+        min=1,
+        help="Predictions per picture, 1 to the number of classes. "
+        r"\[default: 5, or all where there are fewer]",
+        rich_help_panel=_ANSWER,
+    ),
+]
+Threshold = Annotated[
+    float,
+    typer.Option(
+        metavar="P",
+        min=0.0,
+        max=1.0,
+        help="Drop predictions of less probability, 0 to 1. A picture may have none left.",
+        rich_help_panel=_ANSWER,
+    ),
+]
+NoExif = Annotated[
+    bool,
+    typer.Option(
+        "--no-exif",
+        help="Leave pictures as stored; else they are turned the way up that their EXIF says.",
+        rich_help_panel=_ANSWER,
+    ),
+]
+Background = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RRGGBB",
+        help="Colour to paint where pictures are transparent, such as ffffff. "
+        r"\[default: transparency is dropped, as in the reference implementations]",
+        rich_help_panel=_ANSWER,
+    ),
+]
+FilesFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Read more inputs from a file, one a line; - is standard input.",
+    ),
+]
+Format = Annotated[
+    Literal["table", "json", "jsonl", "csv", "parquet"] | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help=r"How results are written. \[default: by --output's suffix, else table]",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help=r"Where results go. \[default: standard output]",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with an interrupted --output (jsonl, json, csv, parquet); finished rows stay.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace an --output that exists.", rich_help_panel=_OUTPUT),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:N or mps; auto takes cuda, else mps, else cpu.",
+        autocompletion=complete_device,
+        rich_help_panel=_MACHINE,
+    ),
+]
+Engine = Annotated[
+    Literal["auto", "torch", "openvino"],
+    typer.Option(
+        help="What runs the network. openvino is for a later version.", rich_help_panel=_MACHINE
+    ),
+]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16"],
+    typer.Option(help="Arithmetic of the network.", rich_help_panel=_MACHINE),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        metavar="N",
+        min=1,
+        help=r"Pictures per step, 1 and up. \[default: chosen for the machine]",
+        rich_help_panel=_MACHINE,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        "-j",
+        metavar="N",
+        min=1,
+        help=r"Threads that decode, 1 and up. \[default: chosen for the machine]",
+        rich_help_panel=_MACHINE,
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        help="Never touch the network for weights; $RESNEST_OFFLINE=1 does the same.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Only errors on standard error, no progress.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More on standard error.")]

@@ -1,0 +1,129 @@
+"""A file's or a URL's bytes to an upright RGB picture, whatever they hold."""
+
+from __future__ import annotations
+
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from resnest_cli.errors import ImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+_WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a stored picture is read."""
+
+    exif: bool = True  # turn it the way up that its EXIF orientation says
+    # RGB, painted where it is transparent; None drops the transparency, so that the colours below
+    # it show, as in the reference implementations
+    background: tuple[int, int, int] | None = None
+
+
+def decode(content: Path | bytes, decoding: Decoding = Decoding()) -> Image.Image:
+    """The first frame of a stored picture in mode RGB.
+
+    Raises:
+        ImageError: it cannot be read, with the reason in one line.
+    """
+    try:
+        if (content.stat().st_size if isinstance(content, Path) else len(content)) == 0:
+            raise ImageError("the file is empty")
+        with Image.open(content if isinstance(content, Path) else io.BytesIO(content)) as image:
+            if 0 in image.size:
+                raise ImageError("the picture has no pixels")
+            image.load()
+            return to_rgb(image, decoding)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(_unidentified(content)) from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"too many pixels: {error}") from error
+    except MemoryError as error:
+        raise ImageError("not enough memory to decode it") from error
+    except OSError as error:
+        raise ImageError(_one_line(error.strerror or f"damaged picture: {error}")) from error
+    except Exception as error:  # Pillow's readers raise anything at all on damaged files
+        raise ImageError(_one_line(f"damaged picture: {error or type(error).__name__}")) from error
+
+
+def to_rgb(image: Image.Image, decoding: Decoding = Decoding()) -> Image.Image:
+    """A picture of any mode in mode RGB, upright, 8 bits a channel."""
+    if decoding.exif:
+        image = _upright(image)
+    if image.mode in _WIDE_MODES:
+        return Image.fromarray(_to_8_bits(image)).convert("RGB")
+    if image.has_transparency_data and image.mode != "RGBA":
+        image = image.convert("RGBA")
+    if image.mode == "RGBA" and decoding.background is not None:
+        canvas = Image.new("RGBA", image.size, (*decoding.background, 255))
+        image = Image.alpha_composite(canvas, image)
+    return image.convert("RGB")
+
+
+def from_array(array: NDArray[Any]) -> Image.Image:
+    """An RGB picture of an array, uint8, (height, width, 3).
+
+    Raises:
+        ImageError: the array has another shape or type.
+    """
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ImageError(
+            f"an array must be uint8 of (height, width, 3), not {array.dtype} of {array.shape}"
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # damaged EXIF must not cost the picture
+        log.info("EXIF orientation could not be read: %s", error)
+        return image
+
+
+def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """Grey of 16 or 32 bits or of floats to 8 bits; Pillow's own conversion would clip to white.
+
+    Integers up to 65,535 count as 16 bits wide. Floats count as 0 to 1, as 0 to 255 or as 0 to
+    65,535, whichever is the least that holds them. What fits none of these is stretched from its
+    least to its greatest value.
+    """
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = float(values.min()), float(values.max())
+    scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    full = next((scale for scale in scales if high <= scale), None) if low >= 0 else None
+    if full is None:
+        values, full = values - low, max(high - low, 1.0)
+    log.info("grey of mode %s brought from 0..%g to 8 bits", image.mode, full)
+    return np.rint(values * (255.0 / full)).astype(np.uint8)
+
+
+def _unidentified(content: Path | bytes) -> str:
+    head = content[:64] if isinstance(content, bytes) else _first_bytes(content)
+    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
+        return "HEIC pictures cannot be read; convert it to JPEG first"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "not a picture but a web page"
+    return "not a picture in any format that can be read"
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""The network: split attention, ResNeSt, and its checkpoints."""

@@ -1,0 +1,238 @@
+"""A checkpoint file to a network that is ready to run, and back.
+
+Read are PyTorch's legacy and zip formats and safetensors, plain or as training scripts wrap them.
+Files are read as tensors only: nothing in them is ever executed. The network is built without
+memory or random numbers of its own, and takes over the file's tensors as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from resnest_cli import checkpoints
+from resnest_cli.card import METADATA_KEY, ModelCard
+from resnest_cli.errors import CheckpointError
+from resnest_cli.fetch import Progress
+from resnest_cli.model.resnest import ResNeSt, initialise
+from resnest_cli.model.shapes import State, adapt_input, explain_mismatch, identify, mismatches
+from resnest_cli.variants import get_variant
+
+log = logging.getLogger(__name__)
+
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # the first that is there counts
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+class Loaded(NamedTuple):
+    """What a checkpoint file gave."""
+
+    state: State
+    card: ModelCard
+    path: Path
+
+
+def load_model(
+    model: str | None = None,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    pretrained: bool = True,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    offline: bool = False,
+) -> ResNeSt:
+    """A ResNeSt in eval mode: pictures (N, in_channels, H, W) to logits (N, num_classes).
+
+    Args:
+        model: a variant's name or timm alias; default: what `weights` says it is, else resnest50.
+        weights: a local checkpoint instead of the published one.
+        pretrained: False gives random weights, and reads no file.
+        num_classes: default: the checkpoint's. Another number gives a new, random head; 0 none.
+        in_channels: default: the checkpoint's. For another number, the stem's filters are summed
+            (1 channel) or repeated and scaled, as timm does.
+        offline: never touch the network.
+
+    Raises:
+        CheckpointError: the weights are missing, damaged or of another network.
+        UsageError: there is no such model.
+    """
+    if not pretrained:
+        card = ModelCard.of_variant(
+            get_variant(model or "resnest50"),
+            num_classes=1000 if num_classes is None else num_classes,
+            in_channels=in_channels or 3,
+        )
+        network = ResNeSt(
+            card.architecture, num_classes=card.num_classes, in_channels=card.in_channels
+        )
+        initialise(network)
+        return network.eval()
+    state, card, _ = load_state(model, weights=weights, offline=offline)
+    wanted = card.with_shape(
+        num_classes=card.num_classes if num_classes is None else num_classes,
+        in_channels=in_channels or card.in_channels,
+    )
+    if wanted.in_channels != card.in_channels:
+        state["conv1.0.weight"] = adapt_input(state["conv1.0.weight"], wanted.in_channels)
+    if wanted.num_classes != card.num_classes:
+        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        if wanted.num_classes:
+            head = nn.Linear(2048, wanted.num_classes)
+            nn.init.normal_(head.weight, std=0.01)
+            nn.init.zeros_(head.bias)
+            state |= {"fc.weight": head.weight.data, "fc.bias": head.bias.data}
+    return build(state, wanted)
+
+
+def load_state(
+    model: str | None = None,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    offline: bool = False,
+    on_progress: Progress | None = None,
+) -> Loaded:
+    """A checkpoint's tensors under their published names, and the card that goes with them.
+
+    The card is the one in the file; a file without one is known by its shapes, its name or `model`.
+
+    Raises:
+        CheckpointError: the weights are missing, damaged or of another network.
+        UsageError: there is no such model.
+    """
+    if weights is None:
+        variant = get_variant(model or "resnest50")
+        path = checkpoints.obtain(variant, offline=offline, on_progress=on_progress)
+        state, _ = read_state(path)
+        card = ModelCard.of_variant(variant)
+    else:
+        path = Path(weights)
+        state, written = read_state(path)
+        card = written or identify(state, path, model)
+        if written and model and get_variant(model).architecture != written.architecture:
+            raise CheckpointError(
+                f"'{path}' holds {written.name}, not {model}; leave out --model to use it"
+            )
+    problems = mismatches(state, card)
+    if problems:
+        raise CheckpointError(explain_mismatch(path, card, problems, state))
+    return Loaded(state, card, path)
+
+
+def build(state: State, card: ModelCard) -> ResNeSt:
+    """The network of a card with a state's tensors as its parameters, in eval mode."""
+    with torch.device("meta"):  # shapes only: no memory, no random numbers
+        network = ResNeSt(
+            card.architecture, num_classes=card.num_classes, in_channels=card.in_channels
+        )
+    counters = {
+        name: torch.zeros((), dtype=torch.long)
+        for name, _ in network.named_buffers()
+        if name.endswith("num_batches_tracked") and name not in state
+    }
+    network.load_state_dict({**state, **counters}, assign=True)
+    return network.eval().requires_grad_(True)
+
+
+def read_state(path: Path) -> tuple[State, ModelCard | None]:
+    """A file's tensors in float32 under their published names, and its card where it has one.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds more than plain tensors.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+        if not head:
+            raise CheckpointError(f"'{path}' is empty")
+        safe = path.suffix == ".safetensors" or (head[8:9] == b"{" and head[6:8] == b"\0\0")
+        values, card = _read_safetensors(path) if safe else (_read_torch(path, head), None)
+    except OSError as error:
+        raise CheckpointError(f"cannot read '{path}': {error.strerror or error}") from error
+    state = _published_names(_unwrapped(values))
+    if "conv1.0.weight" not in state:
+        some = ", ".join(list(state)[:4]) or "no tensor at all"
+        raise CheckpointError(f"'{path}' holds no ResNeSt; what it has is {some}")
+    return state, card
+
+
+def save_checkpoint(path: Path, network: ResNeSt, card: ModelCard) -> None:
+    """Write a network and its card as one safetensors file, beside first and then into place."""
+    from safetensors.torch import save_file
+
+    beside = path.with_name(path.name + ".part")
+    tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
+    save_file(tensors, beside, {METADATA_KEY: card.to_json()})
+    beside.replace(path)
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], ModelCard | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return tensors, ModelCard.from_json(text) if text else None
+    except SafetensorError as error:
+        raise CheckpointError(f"'{path}' is no whole safetensors file: {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"the card in '{path}' cannot be used: {error}") from error
+
+
+def _read_torch(path: Path, head: bytes) -> Mapping[str, Any]:
+    mapped = head.startswith(b"PK")  # the zip format can be mapped; the legacy one is read
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # torch's advice about old storages is not for users
+            values = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        blocked = _blocked_global(str(error))
+        reason = (
+            f"it holds Python objects ({blocked}), and loading those could run code; "
+            "save its state_dict() alone, or as safetensors"
+            if blocked
+            else "it is damaged or no checkpoint"
+        )
+        raise CheckpointError(f"'{path}' was not loaded: {reason}") from error
+    except OSError:
+        raise
+    except Exception as error:  # damaged files raise anything at all in torch's readers
+        line = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"'{path}' is damaged or no checkpoint: {line}") from error
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"'{path}' holds a {type(values).__name__}, not a state_dict")
+    return values
+
+
+def _blocked_global(message: str) -> str | None:
+    _, found, rest = message.partition("GLOBAL ")
+    return rest.split(" ", 1)[0] if found else None
+
+
+def _unwrapped(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    for wrapper in _WRAPPERS:
+        inner = values.get(wrapper)
+        if isinstance(inner, Mapping):
+            log.info("taking the weights under '%s'", wrapper)
+            return _unwrapped(inner)
+    return values
+
+
+def _published_names(values: Mapping[str, Any]) -> State:
+    state = {}
+    for key, value in values.items():
+        if isinstance(value, Tensor):
+            name = str(key)
+            while prefix := next((p for p in _PREFIXES if name.startswith(p)), None):
+                name = name.removeprefix(prefix)
+            state[name] = value.float() if value.is_floating_point() else value
+    return state

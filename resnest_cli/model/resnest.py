@@ -1,0 +1,156 @@
+"""ResNeSt: a ResNet-D whose 3x3 convolutions are split-attention blocks (arXiv 2004.08955).
+
+Against a ResNet-50: a deep stem of three 3x3 convolutions, average pooling before the shortcut's
+1x1 convolution, a pooling layer that does the bottleneck's striding, and `SplitAttention`.
+
+Parameters are named as in the authors' code, in timm and in the published checkpoints. No Python
+branch looks at data, so that `torch.export` takes every variant with a dynamic batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from resnest_cli.model.split_attention import SplitAttention
+from resnest_cli.variants import Architecture
+
+EXPANSION = 4  # a bottleneck gives four times the channels of its 3x3 convolution's base
+STAGE_CHANNELS = (64, 128, 256, 512)  # that base, stage by stage
+
+
+class Bottleneck(nn.Module):
+    """1x1, split attention, 1x1, and a shortcut around them."""
+
+    def __init__(
+        self, architecture: Architecture, in_channels: int, base: int, *, stride: int
+    ) -> None:
+        super().__init__()
+        a = architecture
+        width = int(base * a.base_width / 64) * a.cardinality
+        out_channels = base * EXPANSION
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        # average-pool downsampling (AVD): the 3x3 convolution itself always has stride 1
+        pool = nn.AvgPool2d(3, stride, padding=1) if stride > 1 else nn.Identity()
+        self.avd_before = pool if a.avd_first else nn.Identity()
+        self.conv2 = SplitAttention(width, radix=a.radix, cardinality=a.cardinality)
+        self.avd_behind = nn.Identity() if a.avd_first else pool
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = (
+            nn.Identity()
+            if stride == 1 and in_channels == out_channels
+            else nn.Sequential(
+                nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+                if stride > 1
+                else nn.Identity(),
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) to (N, 4 * base, ceil(H / stride), ceil(W / stride))."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.avd_behind(self.conv2(self.avd_before(out)))
+        out = self.bn3(self.conv3(out))
+        result: Tensor = self.relu(out.add_(self.downsample(x)))
+        return result
+
+
+class ResNeSt(nn.Module):
+    """The network of an architecture: pictures (N, in_channels, H, W) to logits (N, num_classes).
+
+    Args:
+        architecture: which ResNeSt; a row of `variants.VARIANTS` holds one.
+        num_classes: width of the last layer; 0 leaves it out, and pooled features come out.
+        in_channels: channels of the pictures.
+        dropout: share of the pooled features dropped in training, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.num_features = STAGE_CHANNELS[-1] * EXPANSION
+
+        stem = architecture.stem_width
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(in_channels, stem, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(stem),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(stem, stem, 3, padding=1, bias=False),
+            nn.BatchNorm2d(stem),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(stem, stem * 2, 3, padding=1, bias=False),
+        )
+        self.bn1 = nn.BatchNorm2d(stem * 2)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+
+        channels = stem * 2
+        for number, (depth, base) in enumerate(
+            zip(architecture.blocks, STAGE_CHANNELS, strict=True), 1
+        ):
+            stage = nn.Sequential()
+            for block in range(depth):
+                stride = 2 if number > 1 and block == 0 else 1
+                stage.append(Bottleneck(architecture, channels, base, stride=stride))
+                channels = base * EXPANSION
+            self.add_module(f"layer{number}", stage)
+
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures (N, in_channels, H, W) to logits (N, num_classes)."""
+        logits: Tensor = self.fc(self.dropout(self.pooled_features(x)))
+        return logits
+
+    def pooled_features(self, x: Tensor) -> Tensor:
+        """Pictures (N, in_channels, H, W) to what the last layer sees: (N, 2048)."""
+        return self.forward_features(x).mean((2, 3))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Pictures (N, in_channels, H, W) to the last feature maps (N, 2048, H / 32, W / 32)."""
+        return self.stage_features(x)[-1]
+
+    def stage_features(self, x: Tensor) -> list[Tensor]:
+        """The maps behind each of the four stages, at 1/4, 1/8, 1/16 and 1/32 of the resolution.
+
+        Their channels are 256, 512, 1024 and 2048.
+        """
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        maps = []
+        for number in range(1, 5):
+            x = self.get_submodule(f"layer{number}")(x)
+            maps.append(x)
+        return maps
+
+
+def initialise(model: ResNeSt, *, generator: torch.Generator | None = None) -> None:
+    """Fill a new network with random weights: He et al. (arXiv 1502.01852), fan out, for ReLU."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(
+                module.weight, mode="fan_out", nonlinearity="relu", generator=generator
+            )
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01, generator=generator)
+            nn.init.zeros_(module.bias)

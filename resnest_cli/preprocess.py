@@ -1,0 +1,149 @@
+"""How a picture becomes what the network sees: one specification, two renderings that agree.
+
+`Preprocessing` runs on Pillow and NumPy; `Preprocessing.as_torchvision` gives the same steps, the
+same to the bit, as a torchvision pipeline. Three are in use for the same weights:
+
+- `default`: resize the short side, then cut out the centre, as timm does for each variant;
+- `hub`: the same with 256, 224 and bilinear for every variant, as on the PyTorch Hub page;
+- `paper`: cut out the centre first, then resize it, as the authors' evaluation script does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from resnest_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+    from torch import Tensor
+
+PREPROCESSINGS = ("default", "hub", "paper")
+INTERPOLATIONS = ("bilinear", "bicubic")
+_LONGEST_ENLARGED_SIDE = 4096  # beyond that only the pixels that are cut out get computed
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, centre crop and normalisation of RGB pictures."""
+
+    name: str
+    crop: int = 224  # pixels, both sides of what the network sees
+    resize: int = 256  # pixels, the short side; for crop_first the crop is crop / resize of it
+    interpolation: str = "bilinear"  # or bicubic; Pillow's, which smooths when it shrinks
+    crop_first: bool = False  # cut out first and resize then
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of R, G, B on the scale 0 to 1
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An RGB picture of any size to the network's view of it, (crop, crop, 3), 0 to 255."""
+        import numpy as np
+
+        return np.asarray(self._cropped(image))
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pixels (..., 3), 0 to 255, to float32 of mean 0 and deviation 1 over ImageNet."""
+        import numpy as np
+
+        scaled: NDArray[np.float32] = pixels.astype(np.float32) / np.float32(255)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        normalised: NDArray[np.float32] = (scaled - mean) / std
+        return normalised
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """An RGB picture of any size to the network's input, float32 (3, crop, crop)."""
+        return self.normalise(self.pixels(image)).transpose(2, 0, 1)
+
+    def as_torchvision(self) -> Callable[[Image.Image], Tensor]:
+        """The same steps as a torchvision v2 `Compose`: RGB picture to float32 (3, crop, crop)."""
+        from torchvision import transforms
+        from torchvision.transforms import v2
+
+        if self.crop_first:
+            geometry = [v2.Lambda(self._cropped)]
+        else:
+            mode = v2.InterpolationMode(self.interpolation)
+            geometry = [v2.Resize(self.resize, interpolation=mode), v2.CenterCrop(self.crop)]
+        # v2's own conversion multiplies by 1/255, which differs from dividing in the last bit
+        pipeline: Callable[[Image.Image], Tensor] = v2.Compose(
+            [*geometry, transforms.ToTensor(), v2.Normalize(self.mean, self.std)]
+        )
+        return pipeline
+
+    def describe(self) -> str:
+        """One phrase for people: the name and what it does."""
+        if self.crop_first:
+            steps = f"centre {self.crop}/{self.resize}, resized to {self.crop}"
+        else:
+            steps = f"resize {self.resize}, crop {self.crop}"
+        return f"{self.name} ({steps}, {self.interpolation})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint's metadata."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """What `as_dict` gave.
+
+        Raises:
+            ValueError: a value is missing, unknown or absurd.
+        """
+        known = {f.name: values[f.name] for f in fields(cls)}
+        known["mean"], known["std"] = (tuple(map(float, known[k])) for k in ("mean", "std"))
+        made = cls(**known)
+        if len(made.mean) != 3 or len(made.std) != 3 or not all(s > 0 for s in made.std):
+            raise ValueError("mean and std need three values each, std above 0")
+        if not 1 <= made.crop <= made.resize <= 8192 or made.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"no usable crop, resize or interpolation: {made.describe()}")
+        return made
+
+    def named(self, name: str) -> Preprocessing:
+        """The preprocessing of this name for a network whose `default` is this one.
+
+        Raises:
+            UsageError: the name is not one of `PREPROCESSINGS`.
+        """
+        if name == "default":
+            return self
+        if name == "hub":
+            return replace(self, name=name, crop=224, resize=256, interpolation="bilinear")
+        if name == "paper":
+            return replace(
+                self,
+                name=name,
+                resize=self.crop + 32,
+                interpolation="bicubic",
+                crop_first=True,
+            )
+        raise UsageError(f"no preprocessing is called '{name}'; use {', '.join(PREPROCESSINGS)}")
+
+    def _cropped(self, image: Image.Image) -> Image.Image:
+        from PIL.Image import Resampling
+
+        resampling = Resampling[self.interpolation.upper()]
+        width, height = image.size
+        if self.crop_first:
+            side = min(width, height) * self.crop / self.resize  # a real number, not rounded
+            left, top = (round((length - side) / 2) for length in (width, height))
+            box = (left, top, round(left + side), round(top + side))
+            return image.crop(box).resize((self.crop, self.crop), resampling)
+        resized = self.resized_size(width, height)
+        left, top = (round((length - self.crop) / 2) for length in resized)
+        box = (left, top, left + self.crop, top + self.crop)
+        if max(resized) > max(width, height, _LONGEST_ENLARGED_SIDE):
+            from resnest_cli.resample import resize_and_crop
+
+            return resize_and_crop(image, resized, box, self.interpolation)
+        return image.resize(resized, resampling).crop(box)
+
+    def resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height behind the resize, rounded as torchvision rounds them, in pixels."""
+        short, long = sorted((width, height))
+        resized = (self.resize, int(self.resize * long / short))
+        return resized if width <= height else resized[::-1]

@@ -1,0 +1,152 @@
+"""The 13 published ResNeSts: one frozen dataclass, one table of rows.
+
+Figures: the paper (arXiv 2004.08955), its authors' repository (github.com/zhanghang1989/ResNeSt)
+and timm's results tables (github.com/huggingface/pytorch-image-models). Nothing here imports more
+than the standard library, so that `resnest list-models` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from resnest_cli.errors import UsageError
+from resnest_cli.preprocess import Preprocessing
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What decides the shape of a ResNeSt, apart from its number of classes and input channels."""
+
+    blocks: tuple[int, int, int, int]  # bottlenecks in each of the four stages
+    stem_width: int = 32  # channels of the stem's first two convolutions; its third has twice that
+    radix: int = 2  # splits that attention weighs against each other
+    cardinality: int = 1  # groups, as in ResNeXt
+    base_width: int = 64  # channels of one group in the first stage
+    avd_first: bool = False  # pool before the 3x3 convolution (the fast variants) or behind it
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Published accuracy in per cent; None where nobody published it."""
+
+    authors: float | None  # ImageNet-1k top-1, the authors' PyTorch code and their preprocessing
+    timm: float | None  # ImageNet-1k top-1 with timm's preprocessing
+    top5: float | None  # the same run's top-5
+    real: float | None  # ImageNet-ReaL top-1
+    v2: float | None  # ImageNet-V2 matched-frequency top-1
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One published network: its architecture, its checkpoint and how to feed it."""
+
+    name: str
+    alias: str | None  # timm's name
+    architecture: Architecture
+    params: int
+    gmacs: float  # 1e9 multiply-accumulates for one picture of `crop` x `crop`
+    preprocessing: Preprocessing  # `default`: timm's where timm has the variant, else crop + 32
+    digest: str  # first eight hex digits of the .pth file's SHA-256
+    size: int | None  # bytes of the .pth file
+    accuracy: Accuracy
+
+    @property
+    def file_name(self) -> str:
+        """The published name of the .pth file."""
+        prefix = "gluon_" if self.name in ("resnest14", "resnest26") else ""
+        return f"{prefix}{self.name}-{self.digest}.pth"
+
+    @property
+    def top1(self) -> float | None:
+        """ImageNet-1k top-1 in per cent, as published for this variant's preprocessing."""
+        return self.accuracy.timm or self.accuracy.authors
+
+
+def _variant(
+    name: str,
+    alias: str | None,
+    architecture: Architecture,
+    params: int,
+    gmacs: float,
+    view: tuple[int, int, str],
+    file: tuple[str, int | None],
+    *accuracy: float | None,
+) -> Variant:
+    crop, resize, interpolation = view
+    preprocessing = Preprocessing("default", crop=crop, resize=resize, interpolation=interpolation)
+    scores = Accuracy(*accuracy, *[None] * (5 - len(accuracy)))
+    return Variant(name, alias, architecture, params, gmacs, preprocessing, *file, scores)
+
+
+def _fast(radix: int, cardinality: int, base_width: int) -> Architecture:
+    return Architecture((3, 4, 6, 3), 32, radix, cardinality, base_width, avd_first=True)
+
+
+_BILINEAR, _BICUBIC = (224, 256, "bilinear"), (224, 256, "bicubic")
+
+# name, timm alias, architecture, parameters, GMACs, (crop, resize, interpolation),
+# (digest, bytes), top-1 of the authors, top-1 of timm, top-5, ReaL, V2
+# fmt: off
+VARIANTS: tuple[Variant, ...] = (
+    _variant("resnest14", "resnest14d", Architecture((1, 1, 1, 1)), 10_611_688, 2.76,
+             _BILINEAR, ("9c8fe254", 42_562_639), None, 75.516, 92.512, 82.377, 63.680),
+    _variant("resnest26", "resnest26d", Architecture((2, 2, 2, 2)), 17_069_448, 3.64,
+             _BILINEAR, ("50eb607c", 68_470_242), None, 78.476, 94.300, 84.999, 67.120),
+    _variant("resnest50", "resnest50d", Architecture((3, 4, 6, 3)), 27_483_240, 5.40,
+             _BILINEAR, ("528c19ca", 110_273_258), 81.03, 80.958, 95.372, 86.220, 70.260),
+    _variant("resnest101", "resnest101e", Architecture((3, 4, 23, 3), 64), 48_275_016, 13.38,
+             (256, 292, "bilinear"), ("22405ba7", 193_782_911),
+             82.83, 82.916, 96.310, 87.299, 72.330),
+    _variant("resnest200", "resnest200e", Architecture((3, 24, 36, 3), 64), 70_201_544, 35.69,
+             (320, 352, "bicubic"), ("75117900", None), 83.84, 83.880, 96.880, 88.434, 74.250),
+    _variant("resnest269", "resnest269e", Architecture((3, 30, 48, 8), 64), 110_929_480, 77.69,
+             (416, 448, "bicubic"), ("0cc87c48", 445_402_691),
+             84.54, 84.542, 96.988, 88.533, 73.940),
+    _variant("resnest50_fast_1s1x64d", None, _fast(1, 1, 64), 26_217_896, 4.34,
+             _BICUBIC, ("d8fbf808", None), 80.33),
+    _variant("resnest50_fast_2s1x64d", None, _fast(2, 1, 64), 27_483_240, 4.34,
+             _BICUBIC, ("44938639", None), 80.53),
+    _variant("resnest50_fast_4s1x64d", None, _fast(4, 1, 64), 31_912_712, 4.35,
+             _BICUBIC, ("f74f3fc3", None), 80.76),
+    _variant("resnest50_fast_1s2x40d", None, _fast(1, 2, 40), 25_946_680, 4.38,
+             _BICUBIC, ("32830b84", None), 80.59),
+    _variant("resnest50_fast_2s2x40d", None, _fast(2, 2, 40), 26_943_792, 4.38,
+             _BICUBIC, ("9d126481", None), 80.61),
+    _variant("resnest50_fast_4s2x40d", "resnest50d_4s2x40d", _fast(4, 2, 40), 30_417_592, 4.40,
+             _BICUBIC, ("41d14ed0", 122_133_282), 81.14, 81.146, 95.566, 86.615, 70.870),
+    _variant("resnest50_fast_1s4x24d", "resnest50d_1s4x24d", _fast(1, 4, 24), 25_677_000, 4.43,
+             _BICUBIC, ("d4a4f76f", 103_045_531), 80.99, 81.024, 95.338, 86.430, 70.400),
+)
+# fmt: on
+
+_BY_NAME = {name: v for v in VARIANTS for name in (v.name, v.alias) if name}
+
+
+def get_variant(name: str) -> Variant:
+    """The variant of a canonical name or timm alias.
+
+    Raises:
+        UsageError: there is none; the message offers the nearest names.
+    """
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    near = difflib.get_close_matches(name, _BY_NAME, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see 'resnest list-models'"
+    raise UsageError(f"no model is called '{name}'; {hint}")
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Canonical names of the variants whose name or timm alias fits a shell-style pattern.
+
+    A pattern without wildcards fits every name that it is a part of.
+    """
+    return [v.name for v in match_variants(pattern)]
+
+
+def match_variants(pattern: str = "*") -> list[Variant]:
+    """The variants that `list_models` names."""
+    if not any(sign in pattern for sign in "*?["):
+        pattern = f"*{pattern}*"
+    return [v for v in VARIANTS if any(n and fnmatchcase(n, pattern) for n in (v.name, v.alias))]
