@@ -161,10 +161,11 @@ class FileOutput:
         try:
             if from_parquet:
                 self._journal_from_parquet()
-            file = self._rows_path.open("r+b")
-            end = self._read_rows(file)
+            with self._rows_path.open("rb") as file:
+                end = self._read_rows(file)
         except OutputError as error:
             raise OutputError(f"'{self._path}' cannot be resumed: {error}") from error
+        file = self._rows_path.open("r+b")
         file.truncate(end)
         file.seek(end)
         return file

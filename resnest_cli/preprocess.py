@@ -50,14 +50,16 @@ class Preprocessing:
         """Pixels (..., 3), 0 to 255, to float32 of mean 0 and deviation 1 over ImageNet."""
         import numpy as np
 
-        scaled: NDArray[np.float32] = pixels.astype(np.float32) / np.float32(255)
-        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        normalised: NDArray[np.float32] = (scaled - mean) / std
-        return normalised
+        scaled = pixels.astype(np.float32)
+        scaled /= 255
+        scaled -= np.array(self.mean, np.float32)
+        scaled /= np.array(self.std, np.float32)
+        return scaled
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB picture of any size to the network's input, float32 (3, crop, crop)."""
-        return self.normalise(self.pixels(image)).transpose(2, 0, 1)
+        chw: NDArray[np.float32] = self.normalise(self.pixels(image)).transpose(2, 0, 1)
+        return chw
 
     def as_torchvision(self) -> Callable[[Image.Image], Tensor]:
         """The same steps as a torchvision v2 `Compose`: RGB picture to float32 (3, crop, crop)."""

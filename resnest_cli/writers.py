@@ -134,8 +134,11 @@ class CSVWriter:
         self._stream.flush()
 
     def _row(self, cells: list[Any]) -> None:
+        # older Pythons leave a lone carriage return unquoted, and then cannot read it
+        returns = any("\r" in str(cell) for cell in cells)
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(cells)
+        quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+        csv.writer(text, lineterminator="\n", quoting=quoting).writerow(cells)
         self._stream.write(text.getvalue().encode("utf-8", "backslashreplace"))
         self._stream.flush()
 

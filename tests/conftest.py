@@ -1,0 +1,128 @@
+"""Shared parts of the tests: an empty home, pictures, checkpoints, and the installed command.
+
+Photographs are not part of the repository. `$RESNEST_TEST_DATA` names a folder that holds
+`photos/dog.jpg` and `photos/imagenet_sample/`; tests that need them are skipped without.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("RESNEST_TEST_DATA", ROOT.parent / "shared" / "data"))
+RESNEST = [sys.executable, "-m", "resnest_cli"]
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder; and none of the user's settings."""
+    for name in list(os.environ):
+        if name.startswith("RESNEST_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    folder = tmp_path / "home"
+    monkeypatch.setenv("RESNEST_HOME", str(folder))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """The command in a process of its own, in an empty folder, its output as text."""
+
+    def call(*arguments: object, timeout: float = 120, **options: Any) -> Any:
+        options = {"cwd": tmp_path, "text": True, "capture_output": True} | options
+        command = [*RESNEST, *map(str, arguments)]
+        return subprocess.run(command, timeout=timeout, check=False, **options)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    """The 197 photographs."""
+    found = [DATA / "photos" / "dog.jpg", *sorted((DATA / "photos/imagenet_sample").glob("*"))]
+    if len(found) != 197 or not found[0].is_file():
+        pytest.skip("the photographs are not there; $RESNEST_TEST_DATA names their folder")
+    return found
+
+
+def drawn(width: int = 320, height: int = 240, seed: int = 0) -> Image.Image:
+    """A picture of soft colours and hard edges, always the same."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).copy()
+    smooth[height // 4 : height // 2, width // 3 : width // 2] = rng.integers(0, 256, 3)
+    noise = rng.integers(0, 24, smooth.shape)
+    return Image.fromarray(np.clip(smooth + noise - 12, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of twelve drawn pictures, two of them one folder down."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for number in range(12):
+        name = f"p{number:02}.png" if number < 10 else f"more/p{number:02}.jpg"
+        drawn(300 + number, 240, seed=number).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def drawn_picture(tmp_path: Path) -> Path:
+    """One drawn picture."""
+    path = tmp_path / "drawn.png"
+    drawn().save(path)
+    return path
+
+
+def lively(network: Any, seed: int = 0) -> Any:
+    """Random weights, also where networks begin with ones and zeros, with answers that differ.
+
+    Batch norms get the statistics of a few pictures, so that signals neither die nor explode.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for name, module in network.named_modules():
+        if module in norms:
+            module.weight.data.uniform_(0.8, 1.2, generator=generator)
+            module.weight.data.mul_(0.3 if name.endswith("bn3") else 1.0)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+            module.reset_running_stats()
+            module.momentum = None
+    pictures = np.stack([np.asarray(drawn(128, 128, seed=s)) for s in range(16)])
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(128).sub(1)
+    with torch.no_grad():
+        network.train()(x)
+        for name, module in network.named_modules():
+            if name.endswith("conv2.bn1"):  # pooled, so almost alike; scaled up, they are chaos
+                module.running_var.fill_(0.25)
+        spread = network.eval()(x).std(0).mean()
+        network.fc.weight.mul_(3 / spread)
+    return network
+
+
+@pytest.fixture(scope="session")
+def legacy_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A resnest14 that timm made and torch saved in the legacy format, as published files are."""
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoints") / "weights.pth"
+    network = lively(timm.create_model("resnest14d"))
+    torch.save(network.state_dict(), path, _use_new_zipfile_serialization=False)
+    return path

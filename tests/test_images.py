@@ -1,0 +1,129 @@
+"""Pictures of every kind, made here, read back."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnest_cli.errors import ImageError
+from resnest_cli.images import Decoding, decode, from_array
+from tests.conftest import drawn
+
+
+def stored(image, format="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+RGB = drawn(60, 40)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_modes_are_read_as_pillow_converts_them(mode, format):
+    image = RGB.convert(mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = decode(stored(image, format))
+    assert found.mode == "RGB"
+    assert np.array_equal(found, image.convert("RGB"))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L", "RGB"])
+def test_jpeg_modes(mode):
+    content = stored(RGB.convert(mode), "JPEG")
+    assert np.array_equal(decode(content), Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+@pytest.mark.parametrize("scale", [257, 1])
+def test_16_bits_become_8_and_not_white(scale):
+    grey = np.asarray(RGB.convert("L")).astype(np.uint16) * scale
+    found = np.asarray(decode(stored(Image.fromarray(grey))))[..., 0]
+    assert np.array_equal(found, np.rint(grey / 257))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 255), (0, 65535), (-5, 5)])
+def test_floats_become_8_bits(low, high):
+    ramp = np.linspace(low, high, 256, dtype=np.float32).reshape(16, 16)
+    found = np.asarray(decode(stored(Image.fromarray(ramp), "TIFF")))[..., 0]
+    assert np.array_equal(found.ravel(), np.arange(256))
+
+
+def test_exif_orientation():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise by a quarter
+    content = stored(RGB, "PNG", exif=exif)
+    turned = RGB.transpose(Image.Transpose.ROTATE_270)
+    assert np.array_equal(decode(content), turned)
+    assert np.array_equal(decode(content, Decoding(exif=False)), RGB)
+
+
+def test_transparency_is_dropped_unless_a_background_is_asked_for():
+    rgba = RGB.convert("RGBA")
+    rgba.putalpha(0)
+    assert np.array_equal(decode(stored(rgba)), RGB)
+    white = decode(stored(rgba), Decoding(background=(255, 255, 255)))
+    assert np.unique(white).tolist() == [255]
+
+
+def test_palette_with_transparency():
+    image = RGB.convert("P")
+    content = stored(image, transparency=bytes(range(256)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(decode(content), image.convert("RGB"))
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_animated_pictures_give_their_first_frame(format):
+    frames = [drawn(40, 30, seed=s).convert("P") for s in range(3)]
+    content = stored(frames[0], format, save_all=True, append_images=frames[1:], lossless=True)
+    first = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    assert np.array_equal(decode(content), first)
+
+
+def test_files_and_bytes_are_the_same(tmp_path):
+    path = tmp_path / "no suffix"
+    path.write_bytes(stored(RGB, "WEBP"))
+    assert np.array_equal(decode(path), decode(path.read_bytes()))
+
+
+BROKEN = {
+    "empty": (b"", "empty"),
+    "text": (b"this is no picture\n", "not a picture"),
+    "web page": (b"<!DOCTYPE html><html></html>", "web page"),
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+    "truncated": (stored(drawn(300, 200), "JPEG")[:5000], "truncated"),
+    "truncated png": (stored(drawn(300, 200))[:5000], "truncated|damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_pictures_give_one_line(kind):
+    content, reason = BROKEN[kind]
+    with pytest.raises(ImageError, match=reason) as caught:
+        decode(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_any_cut_of_a_picture_is_a_picture_or_an_image_error():
+    for format in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "ICO", "TGA"):
+        whole = stored(RGB, format)
+        for tenth in range(10):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    decode(whole[: len(whole) * tenth // 10])
+                except ImageError as error:
+                    assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_arrays():
+    array = np.asarray(RGB)
+    assert np.array_equal(from_array(array[:, ::-1]), array[:, ::-1])
+    for wrong in (array[..., 0], array.astype(float), array[:0], np.zeros((2, 2, 4), np.uint8)):
+        with pytest.raises(ImageError, match="uint8"):
+            from_array(wrong)

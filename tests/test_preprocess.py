@@ -1,0 +1,166 @@
+"""Preprocessing to the bit, against timm, torchvision and the formula."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import transforms
+
+from resnest_cli.errors import UsageError
+from resnest_cli.preprocess import PREPROCESSINGS, Preprocessing
+from resnest_cli.variants import VARIANTS, get_variant
+from tests.conftest import drawn
+
+SIZES = [(500, 375), (375, 500), (224, 224), (256, 256), (100, 80), (1000, 257), (33, 400)]
+WITH_TIMM = [v for v in VARIANTS if v.alias]
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [drawn(*size, seed=seed) for seed, size in enumerate(SIZES)]
+
+
+@pytest.fixture(scope="module")
+def photographs(photos):
+    return [Image.open(path).convert("RGB") for path in photos]
+
+
+def timm_transform(variant):
+    config = timm.create_model(variant.alias).pretrained_cfg
+    return timm.data.create_transform(**timm.data.resolve_data_config(config))
+
+
+def hub_transform():
+    return transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+        ]
+    )
+
+
+def paper(image, s):
+    """facts: the centre square of short side x s / (s + 32), resized to s x s, bicubic."""
+    width, height = image.size
+    c = min(width, height) * s / (s + 32)
+    left, top = int(round((width - c) / 2)), int(round((height - c) / 2))
+    box = (left, top, int(round(left + c)), int(round(top + c)))
+    square = image.crop(box).resize((s, s), Image.Resampling.BICUBIC)
+    to_tensor = transforms.Compose(hub_transform().transforms[2:])
+    return to_tensor(square)
+
+
+def equal(ours, reference):
+    return np.array_equal(ours, np.asarray(reference))
+
+
+@pytest.mark.parametrize("variant", WITH_TIMM, ids=lambda v: v.name)
+def test_default_is_timms_on_drawn_pictures(variant, pictures):
+    reference = timm_transform(variant)
+    assert all(equal(variant.preprocessing(p), reference(p)) for p in pictures)
+
+
+@pytest.mark.parametrize("variant", WITH_TIMM, ids=lambda v: v.name)
+def test_default_is_timms_on_all_photographs(variant, photographs):
+    reference = timm_transform(variant)
+    assert all(equal(variant.preprocessing(p), reference(p)) for p in photographs)
+
+
+@pytest.mark.parametrize("name", ["resnest50", "resnest269"])
+def test_hub_is_torchvisions_on_all_photographs(name, photographs):
+    ours, reference = get_variant(name).preprocessing.named("hub"), hub_transform()
+    assert all(equal(ours(p), reference(p)) for p in photographs)
+
+
+@pytest.mark.parametrize("name", ["resnest50", "resnest101", "resnest200", "resnest269"])
+def test_paper_is_the_formula_on_all_photographs(name, photographs):
+    preprocessing = get_variant(name).preprocessing
+    ours = preprocessing.named("paper")
+    assert all(equal(ours(p), paper(p, preprocessing.crop)) for p in photographs)
+
+
+@pytest.mark.parametrize("name", PREPROCESSINGS)
+def test_the_torchvision_rendering_is_the_same_to_the_bit(name, pictures):
+    for variant in (get_variant("resnest50"), get_variant("resnest200")):
+        ours = variant.preprocessing.named(name)
+        assert all(equal(ours(p), ours.as_torchvision()(p)) for p in pictures)
+
+
+def test_hub_and_paper_on_drawn_pictures(pictures):
+    variant = get_variant("resnest50")
+    hub = variant.preprocessing.named("hub")
+    assert all(equal(hub(p), hub_transform()(p)) for p in pictures)
+    assert all(equal(variant.preprocessing.named("paper")(p), paper(p, 224)) for p in pictures)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    short=st.integers(1, 60),
+    aspect=st.floats(17, 80),
+    tall=st.booleans(),
+    bicubic=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_strips_are_exact_though_most_of_them_is_never_computed(
+    short, aspect, tall, bicubic, seed, request
+):
+    size = (short, int(short * aspect))
+    preprocessing = Preprocessing("x", 224, 256, "bicubic" if bicubic else "bilinear")
+    size = size if tall else size[::-1]
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    resized = preprocessing.resized_size(*size)
+    assert max(resized) > 4096  # so the shortcut is taken
+    mode = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+    left, top = (round((length - 224) / 2) for length in resized)
+    whole = image.resize(resized, mode).crop((left, top, left + 224, top + 224))
+    assert equal(preprocessing.pixels(image), whole)
+
+
+def test_a_strip_whose_resize_would_take_gigabytes():
+    strip = Image.fromarray(np.tile(np.arange(60000)[None, :, None] % 251, (2, 1, 3)).astype("u1"))
+    pixels = Preprocessing("x").pixels(strip)
+    assert pixels.shape == (224, 224, 3)
+    assert 0 < pixels.std() < 128
+
+
+def test_normalisation_in_the_engine_is_the_same_to_the_bit(legacy_checkpoint, pictures):
+    from resnest_cli.engines.base import EngineOptions, open_engine
+
+    engine = open_engine(EngineOptions("resnest14", legacy_checkpoint))
+    preprocessing = get_variant("resnest14").preprocessing
+    pixels = np.stack([preprocessing.pixels(p) for p in pictures])
+    expected = torch.from_numpy(np.stack([preprocessing(p) for p in pictures]))
+    assert torch.equal(engine._input(pixels), expected)
+
+
+def test_names():
+    with pytest.raises(UsageError, match="default, hub, paper"):
+        get_variant("resnest50").preprocessing.named("center")
+
+
+def test_dict_and_back():
+    for variant in VARIANTS:
+        ours = variant.preprocessing.named("paper")
+        assert Preprocessing.from_dict(ours.as_dict()) == ours
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"crop": 0},
+        {"resize": 10**9},
+        {"interpolation": "lanczos"},
+        {"std": (0, 1, 1)},
+        {"mean": (0.5,)},
+        {"crop": 300, "resize": 256},
+    ],
+)
+def test_absurd_values_are_refused(change):
+    with pytest.raises(ValueError, match=r"."):
+        Preprocessing.from_dict(Preprocessing("x").as_dict() | change)
