@@ -104,18 +104,25 @@ class Classifier:
         """
         source = as_source(image)
         pixels = self._prepare(source)
-        return self._result(source, self.engine.run(pixels[None])[0])
+        return self._result(source, self.engine.run(np.stack([pixels]))[0])
 
-    def stream(self, images: Iterable[ImageLike | Source]) -> Iterator[Result]:
-        """Results of any number of pictures, lazily and in order; a failure is a result too."""
-        for batch in batches(
-            map(as_source, images),
-            self._prepare,
-            batch_size=self.batch_size,
-            workers=self.workers,
+    def stream(
+        self, images: Iterable[ImageLike | Source], *, continued: bool = False
+    ) -> Iterator[Result]:
+        """Results of any number of pictures, lazily and in order; a failure is a result too.
+
+        Engines round differently for batches of different sizes, so an incomplete batch is filled
+        up: a picture has the same answer, to the bit, wherever among others it stands. Only a
+        picture that is the stream's one and only is run alone, unless the stream is `continued`
+        from an earlier one.
+        """
+        sources = map(as_source, images)
+        for number, batch in enumerate(
+            batches(sources, self._prepare, batch_size=self.batch_size, workers=self.workers)
         ):
             good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
-            logits = iter(self.engine.run(np.stack(good)) if good else ())
+            alone = number == 0 and len(good) == 1 and not continued
+            logits = iter(self._run(good, 1 if alone else self.batch_size))
             for source, pixels in batch:
                 if isinstance(pixels, ImageError):
                     yield Result(source.name, error=str(pixels))
@@ -127,6 +134,13 @@ class Classifier:
         e = self.engine
         parts = (self.card.name, self.preprocessing.describe(), e.name, e.device, e.precision)
         return " · ".join(parts)
+
+    def _run(self, pixels: list[NDArray[np.uint8]], batch_size: int) -> NDArray[np.float32]:
+        """Logits (N, classes) of N pictures, run as a batch of `batch_size`."""
+        if not pixels:
+            return np.empty((0, self.card.num_classes), np.float32)
+        filled = pixels + pixels[-1:] * (batch_size - len(pixels))
+        return self.engine.run(np.stack(filled))[: len(pixels)]
 
     def _prepare(self, source: Source) -> NDArray[np.uint8]:
         try:

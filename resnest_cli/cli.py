@@ -19,7 +19,7 @@ from resnest_cli.commands.doctor import doctor
 from resnest_cli.commands.download import download
 from resnest_cli.commands.list_models import list_models
 from resnest_cli.commands.predict import predict
-from resnest_cli.errors import ResNeStError
+from resnest_cli.errors import ReaderGone, ResNeStError
 from resnest_cli.sources import is_url
 
 app = typer.Typer(
@@ -69,18 +69,18 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()
+    except ReaderGone as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        code = error.exit_code
     except ResNeStError as error:
         code = _fail(str(error), error.exit_code)
     except typer.TyperException as error:
         code = _wrong_command_line(error)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except BrokenPipeError:  # whoever read the results has enough of them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except Exception as error:  # a bug, or a fault nobody thought of: no traceback for users
         code = _fail(
-            f"{type(error).__name__}: {error}\\nthis is unexpected; RESNEST_DEBUG=1 shows where", 1
+            f"{type(error).__name__}: {error}\nthis is unexpected; RESNEST_DEBUG=1 shows where", 1
         )
     sys.exit(code)
 

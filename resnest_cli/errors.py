@@ -8,6 +8,7 @@
     ├── LabelsError             1  class names are unreadable or of the wrong number
     ├── EngineError             1  a device, engine or precision is not to be had
     └── OutputError             1  results cannot be written, or resumed, where they should go
+        └── ReaderGone          0  who read the results from a pipe has enough of them
 
 A message is one or two lines: what was wrong, then what to do about it.
 """
@@ -49,3 +50,9 @@ class EngineError(ResNeStError):
 
 class OutputError(ResNeStError):
     """Results cannot be written, or resumed, where they were asked for."""
+
+
+class ReaderGone(OutputError):
+    """Whoever read the results from a pipe has closed it: no fault of anyone."""
+
+    exit_code = 0

@@ -26,7 +26,7 @@ LONGEST_WAIT = 60.0  # seconds between two attempts, whatever Retry-After says
 MAX_REDIRECTS = 5
 PICTURE_BYTES = 100 * 2**20  # the largest picture taken from a URL
 PICTURE_SECONDS = 60.0
-_CHUNK = 2**18
+_CHUNK = 2**16
 _PASSING = (408, 429, 500, 502, 503, 504)  # HTTP status codes worth another attempt
 
 

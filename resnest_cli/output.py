@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from resnest_cli.errors import OutputError
+from resnest_cli.errors import OutputError, ReaderGone
 from resnest_cli.parquet import read_parquet, require_pyarrow, write_parquet
 from resnest_cli.results import Result
 from resnest_cli.sources import Source
@@ -73,8 +73,21 @@ class StreamOutput:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self.write = writer.write
-        self.finish = writer.close
+
+    def write(self, result: Result) -> None:
+        """Append one result.
+
+        Raises:
+            ReaderGone: the stream is a pipe that was closed at its other end.
+        """
+        try:
+            self._writer.write(result)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+
+    def finish(self) -> None:
+        """Write what stands behind the last result."""
+        self._writer.close()
 
     def remaining(self, sources: Iterable[Source]) -> Iterator[Source]:
         """All of them."""

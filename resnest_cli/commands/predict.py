@@ -175,7 +175,8 @@ def _run(
     bar = picture_bar(inputs.count, tally.done) if show else nullcontext(lambda: None)
     try:
         with bar as advance:
-            for result in classifier.stream(_noted(output.remaining(inputs.sources()), tally)):
+            left = _noted(output.remaining(inputs.sources()), tally)
+            for result in classifier.stream(left, continued=output.finished > 0):
                 output.write(result)
                 tally.done += 1
                 tally.failed += result.error is not None
