@@ -174,8 +174,8 @@ class FileOutput:
         try:
             if from_parquet:
                 self._journal_from_parquet()
-            with self._rows_path.open("rb") as file:
-                end = self._read_rows(file)
+            with self._rows_path.open("rb") as written:
+                end = self._read_rows(written)
         except OutputError as error:
             raise OutputError(f"'{self._path}' cannot be resumed: {error}") from error
         file = self._rows_path.open("r+b")

@@ -137,8 +137,8 @@ class CSVWriter:
         # older Pythons leave a lone carriage return unquoted, and then cannot read it
         returns = any("\r" in str(cell) for cell in cells)
         text = io.StringIO()
-        quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
-        csv.writer(text, lineterminator="\n", quoting=quoting).writerow(cells)
+        dialect = csv.unix_dialect if returns else csv.excel  # quotes all, or what needs it
+        csv.writer(text, dialect, lineterminator="\n").writerow(cells)
         self._stream.write(text.getvalue().encode("utf-8", "backslashreplace"))
         self._stream.flush()
 

@@ -90,28 +90,30 @@ def drawn_picture(tmp_path: Path) -> Path:
 def lively(network: Any, seed: int = 0) -> Any:
     """Random weights, also where networks begin with ones and zeros, with answers that differ.
 
-    Batch norms get the statistics of a few pictures, so that signals neither die nor explode.
+    Batch norms get the statistics of a few pictures and logits their size in trained networks, so
+    that signals neither die nor explode, and rounding is no chaos.
     """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    pixels = np.stack([np.asarray(drawn(160, 160, seed=s)) for s in range(12)])
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255).sub(0.45).div(0.225)
     for name, module in network.named_modules():
-        if module in norms:
+        if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data.uniform_(0.8, 1.2, generator=generator)
             module.weight.data.mul_(0.3 if name.endswith("bn3") else 1.0)
             module.bias.data.normal_(0, 0.1, generator=generator)
             module.reset_running_stats()
             module.momentum = None
-    pictures = np.stack([np.asarray(drawn(128, 128, seed=s)) for s in range(16)])
-    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(128).sub(1)
     with torch.no_grad():
         network.train()(x)
         for name, module in network.named_modules():
             if name.endswith("conv2.bn1"):  # pooled, so almost alike; scaled up, they are chaos
                 module.running_var.fill_(0.25)
-        spread = network.eval()(x).std(0).mean()
-        network.fc.weight.mul_(3 / spread)
+        logits = network.eval()(x)
+        scale = 0.4 / logits.std(0).mean()
+        network.fc.weight.mul_(scale)
+        network.fc.bias.sub_(logits.mean(0)).mul_(scale)
     return network
 
 

@@ -21,7 +21,9 @@ class Handler(BaseHTTPRequestHandler):
         number = min(len(self.server.requests), len(self.server.behaviours)) - 1
         self.server.behaviours[number](self)
 
-    def answer(self, code: int, body: bytes = b"", *, length: int | None = None, **headers: str) -> None:
+    def answer(
+        self, code: int, body: bytes = b"", *, length: int | None = None, **headers: str
+    ) -> None:
         self.send_response(code)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)

@@ -32,7 +32,14 @@ def test_a_path_a_url_bytes_a_picture_and_an_array_are_the_same(classifier, tmp_
     path = tmp_path / "x.png"
     picture.save(path)
     with serving(content(path.read_bytes())) as server:
-        images = [path, str(path), f"{server.url}/x.png", path.read_bytes(), picture, np.asarray(picture)]
+        images = [
+            path,
+            str(path),
+            f"{server.url}/x.png",
+            path.read_bytes(),
+            picture,
+            np.asarray(picture),
+        ]
         results = [classifier(image) for image in images]
         streamed = list(classifier.stream(images))
     assert len({r.predictions for r in results}) == 1

@@ -104,7 +104,7 @@ def test_all_formats_say_the_same(predict, pictures, tmp_path):
     assert json.loads(predict(pictures, "-f", "json", "-k", 2).stdout) == expected
     table = list(csv.DictReader(io.StringIO(predict(pictures, "-f", "csv", "-k", 2).stdout)))
     for row, result in zip(table, expected, strict=True):
-        assert list(row)[0] == "path"
+        assert next(iter(row)) == "path"
         assert list(row)[-1] == "error"
         for p in result["predictions"]:
             assert float(row[f"probability_{p['rank']}"]) == p["probability"]
@@ -224,7 +224,9 @@ WRONG = [
 
 @pytest.mark.parametrize(("command", "code", "words"), WRONG, ids=lambda v: str(v)[:60])
 def test_errors_are_two_lines_that_help(run, command, code, words, checkpoint):
-    extra = [] if {"--weights", "--offline", "--model"} & set(command) else ["--weights", checkpoint]
+    extra = (
+        [] if {"--weights", "--offline", "--model"} & set(command) else ["--weights", checkpoint]
+    )
     done = run(*command, *(extra if command[0] == "predict" else []))
     assert done.returncode == code, done.stderr
     assert words in done.stderr
@@ -287,7 +289,9 @@ def test_exif_is_obeyed_unless_told_not_to(predict, tmp_path):
 
 
 def test_the_environment_names_a_default_model(run, drawn_picture):
-    done = run("predict", drawn_picture, "--offline", env=os.environ | {"RESNEST_MODEL": "resnest101e"})
+    done = run(
+        "predict", drawn_picture, "--offline", env=os.environ | {"RESNEST_MODEL": "resnest101e"}
+    )
     assert "resnest101 is not on disk" in done.stderr
 
 
@@ -441,7 +445,10 @@ def test_download_of_what_is_there(run, home, legacy_checkpoint):
 
 def test_download_from_a_mirror_that_has_another_file(run):
     with serving(content(b"not it")) as server:
-        environment = os.environ | {"RESNEST_MIRROR": server.url, "HTTPS_PROXY": "http://127.0.0.1:1"}
+        environment = os.environ | {
+            "RESNEST_MIRROR": server.url,
+            "HTTPS_PROXY": "http://127.0.0.1:1",
+        }
         done = run("download", "resnest50", env=environment)
     assert done.returncode == 1
     assert "not 528c19ca" in done.stderr
@@ -451,7 +458,13 @@ def test_download_from_a_mirror_that_has_another_file(run):
 def test_doctor(run, tmp_path):
     done = run("doctor")
     assert done.returncode == 0, done.stderr
-    for words in (__version__, torch.__version__.split("+")[0], "Devices", "torch", str(tmp_path / "home")):
+    for words in (
+        __version__,
+        torch.__version__.split("+")[0],
+        "Devices",
+        "torch",
+        str(tmp_path / "home"),
+    ):
         assert words in done.stdout
     assert "resnest download resnest50" in done.stdout
 

@@ -12,9 +12,9 @@ from resnest_cli.images import Decoding, decode, from_array
 from tests.conftest import drawn
 
 
-def stored(image, format="PNG", **options):
+def stored(image, kind="PNG", **options):
     file = io.BytesIO()
-    image.save(file, format, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -22,12 +22,12 @@ RGB = drawn(60, 40)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
-@pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_modes_are_read_as_pillow_converts_them(mode, format):
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_modes_are_read_as_pillow_converts_them(mode, kind):
     image = RGB.convert(mode)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = decode(stored(image, format))
+        found = decode(stored(image, kind))
     assert found.mode == "RGB"
     assert np.array_equal(found, image.convert("RGB"))
 
@@ -77,10 +77,10 @@ def test_palette_with_transparency():
         assert np.array_equal(decode(content), image.convert("RGB"))
 
 
-@pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "PNG"])
-def test_animated_pictures_give_their_first_frame(format):
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_animated_pictures_give_their_first_frame(kind):
     frames = [drawn(40, 30, seed=s).convert("P") for s in range(3)]
-    content = stored(frames[0], format, save_all=True, append_images=frames[1:], lossless=True)
+    content = stored(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
     first = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     assert np.array_equal(decode(content), first)
 
@@ -110,8 +110,8 @@ def test_broken_pictures_give_one_line(kind):
 
 
 def test_any_cut_of_a_picture_is_a_picture_or_an_image_error():
-    for format in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "ICO", "TGA"):
-        whole = stored(RGB, format)
+    for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "ICO", "TGA"):
+        whole = stored(RGB, kind)
         for tenth in range(10):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

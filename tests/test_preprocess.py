@@ -48,8 +48,8 @@ def paper(image, s):
     """facts: the centre square of short side x s / (s + 32), resized to s x s, bicubic."""
     width, height = image.size
     c = min(width, height) * s / (s + 32)
-    left, top = int(round((width - c) / 2)), int(round((height - c) / 2))
-    box = (left, top, int(round(left + c)), int(round(top + c)))
+    left, top = round((width - c) / 2), round((height - c) / 2)
+    box = (left, top, round(left + c), round(top + c))
     square = image.crop(box).resize((s, s), Image.Resampling.BICUBIC)
     to_tensor = transforms.Compose(hub_transform().transforms[2:])
     return to_tensor(square)

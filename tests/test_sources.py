@@ -112,7 +112,8 @@ def test_everything_the_python_api_takes():
     for image in (picture, expected):
         assert np.array_equal(as_source(image).load(Decoding()), expected)
     assert np.array_equal(
-        as_source(Image.fromarray(expected[..., 0])).load(Decoding()), expected[..., :1].repeat(3, 2)
+        as_source(Image.fromarray(expected[..., 0])).load(Decoding()),
+        expected[..., :1].repeat(3, 2),
     )
     with pytest.raises(TypeError, match="list"):
         as_source([expected])
