@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import shlex
 import subprocess
 import sys
@@ -43,7 +44,9 @@ def draw(command: list[str], target: Path) -> None:
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(f"\x1b[1m$ {shlex.join(command)}\x1b[0m"))
     console.print(Text.from_ansi(capture(command).replace("\r", "")))
-    console.save_svg(str(target), title="resnest")
+    drawn = console.export_svg(title="resnest")
+    # the reader's own monospaced font will do; nothing is fetched from elsewhere
+    target.write_text(re.sub(r"\s*@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
 
 
 if __name__ == "__main__":

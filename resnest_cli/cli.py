@@ -68,9 +68,7 @@ def main() -> NoReturn:
     _prepare_process()
     try:
         code = app(standalone_mode=False) or 0
-        sys.stdout.flush()
     except ReaderGone as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         code = error.exit_code
     except ResNeStError as error:
         code = _fail(str(error), error.exit_code)
@@ -78,10 +76,17 @@ def main() -> NoReturn:
         code = _wrong_command_line(error)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except OSError as error:
+        where = f"'{error.filename}': " if error.filename else ""
+        code = _fail(f"{where}{error.strerror or error}", 1)
     except Exception as error:  # a bug, or a fault nobody thought of: no traceback for users
         code = _fail(
             f"{type(error).__name__}: {error}\nthis is unexpected; RESNEST_DEBUG=1 shows where", 1
         )
+    try:
+        sys.stdout.flush()
+    except OSError:  # reported already, or a reader that is gone: nothing to say at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 

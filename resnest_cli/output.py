@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -35,6 +35,10 @@ def check_target(path: Path | None, *, fmt: str, resume: bool, overwrite: bool) 
     if fmt == "parquet":
         require_pyarrow()
     if path is None:
+        return
+    if _is_special(path) and not path.is_dir():
+        if resume or fmt == "parquet":
+            raise OutputError(f"'{path}' is no file: it takes neither --resume nor Parquet")
         return
     if resume and fmt == "table":
         raise OutputError("a table cannot be resumed; use jsonl, json, csv or parquet")
@@ -78,16 +82,15 @@ class StreamOutput:
         """Append one result.
 
         Raises:
-            ReaderGone: the stream is a pipe that was closed at its other end.
+            OutputError: the stream did not take it; `ReaderGone` if its other end is closed.
         """
-        try:
+        with _reported("the results"):
             self._writer.write(result)
-        except BrokenPipeError as error:
-            raise ReaderGone from error
 
     def finish(self) -> None:
         """Write what stands behind the last result."""
-        self._writer.close()
+        with _reported("the results"):
+            self._writer.close()
 
     def remaining(self, sources: Iterable[Source]) -> Iterator[Source]:
         """All of them."""
@@ -116,11 +119,10 @@ class FileOutput:
         self._writer_class = ROW_WRITERS[fmt]
         self._done: Counter[str] = Counter()  # rows that each path has already
         self.finished = self.failed = 0
-        try:
+        with _reported(f"'{path}'"):
             self._file = self._resumed(settings) if resume else self._fresh(settings)
-        except OSError as error:
-            raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
-        self._writer = self._writer_class(self._file, top_k=top_k, resumed=self._file.tell() > 0)
+            resumed = self._file.tell() > 0
+            self._writer = self._writer_class(self._file, top_k=top_k, resumed=resumed)
 
     def write(self, result: Result) -> None:
         """Append one result.
@@ -128,10 +130,8 @@ class FileOutput:
         Raises:
             OutputError: the disk did not take it.
         """
-        try:
+        with _reported(f"'{self._path}'"):
             self._writer.write(result)
-        except OSError as error:
-            raise OutputError(f"cannot write '{self._path}': {error.strerror or error}") from error
 
     def remaining(self, sources: Iterable[Source]) -> Iterator[Source]:
         """The sources that have no row yet."""
@@ -144,27 +144,29 @@ class FileOutput:
 
     def finish(self) -> None:
         """Write what stands behind the last row, and make the Parquet file."""
-        self._writer.close()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        if self._fmt == "parquet":
-            beside = self._path.with_name(self._path.name + ".part")
-            write_parquet(self._rows_path, beside, self._top_k)
-            beside.replace(self._path)
-            self._rows_path.unlink()
+        with _reported(f"'{self._path}'"):
+            self._writer.close()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            if self._fmt == "parquet":
+                beside = self._path.with_name(self._path.name + ".part")
+                write_parquet(self._rows_path, beside, self._top_k)
+                beside.replace(self._path)
+                self._rows_path.unlink()
 
     def close(self) -> None:
         """Let go of the file; what was written stays."""
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take has been reported
+            self._file.close()
 
     def _fresh(self, settings: Mapping[str, Any]) -> IO[bytes]:
-        self._rows_path.unlink(missing_ok=True)
+        file = self._rows_path.open("wb")  # emptied before the record says other settings
         record = _record(self._path)
         beside = record.with_name(record.name + ".part")
         text = json.dumps(settings, indent=2, ensure_ascii=False)
         beside.write_text(text + "\n", encoding="utf-8")
         beside.replace(record)
-        return self._rows_path.open("wb")
+        return file
 
     def _resumed(self, settings: Mapping[str, Any]) -> IO[bytes]:
         from_parquet = self._rows_path != self._path and not self._rows_path.exists()
@@ -231,18 +233,43 @@ def open_output(
         elif path is None:
             yield StreamOutput(TextWriter(sys.stdout.buffer, foot=foot))
         else:
-            with path.open("wb") as file:
+            with _opened(path) as file:
                 yield StreamOutput(TextWriter(file, foot=foot))
     elif path is None and fmt == "parquet":
         with _parquet_to_stdout(top_k, settings) as output:
             yield output
     elif path is None:
         yield StreamOutput(ROW_WRITERS[fmt](sys.stdout.buffer, top_k=top_k))
+    elif _is_special(path):
+        with _opened(path) as file:
+            yield StreamOutput(ROW_WRITERS[fmt](file, top_k=top_k))
     else:
         with closing(
             FileOutput(path, fmt=fmt, top_k=top_k, settings=settings, resume=resume)
         ) as output:
             yield output
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    with _reported(f"'{path}'"), path.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """Turn the system's refusal to write into `OutputError`."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+    except OSError as error:
+        raise OutputError(f"{what} cannot be written: {error.strerror or error}") from error
+
+
+def _is_special(path: Path) -> bool:
+    """Whether an output is a device or a pipe, which nobody can resume."""
+    return path.exists() and not path.is_file()
 
 
 @contextmanager

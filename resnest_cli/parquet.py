@@ -67,10 +67,10 @@ def _schema(top_k: int) -> pa.Schema:
 
 
 def _flat(result: dict[str, Any]) -> dict[str, Any]:
-    row = {"path": _text(result["path"]), "error": result["error"]}
+    row = {"path": _text(result["path"]), "error": _text(result["error"])}
     for p in result["predictions"]:
         for column in ("index", "wnid", "label", "probability"):
-            row[f"{column}_{p['rank']}"] = p[column]
+            row[f"{column}_{p['rank']}"] = _text(p[column])
     return row
 
 
@@ -101,6 +101,8 @@ def _float32(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _text(path: str) -> str:
-    """A path that UTF-8 can hold."""
-    return path.encode("utf-8", "backslashreplace").decode()
+def _text(value: Any) -> Any:
+    """A value as it is, but text such that UTF-8 can hold it."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value

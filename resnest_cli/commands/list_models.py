@@ -27,6 +27,7 @@ COLUMNS = {  # of the table: heading, key
     "file": "bytes",
     "on disk": "cached",
 }
+_DROPPED_FIRST = ("timm", "interpolation", "resize", "top-5", "file", "GMACs", "crop", "on disk")
 
 
 def list_models(
@@ -103,18 +104,40 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in COLUMNS:
-        left = heading in ("model", "timm", "interpolation", "on disk")
+    console = Console()
+    columns = _fitting(rows, console.width)
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
+    for heading in columns:
+        left = COLUMNS[heading] in ("name", "alias", "interpolation", "cached")
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-    for values in rows:
-        table.add_row(*cells(values), style=None if values["cached"] else "dim")
-    Console().print(table)
+    for row in rows:
+        shown = dict(zip(COLUMNS, cells(row), strict=True))
+        table.add_row(
+            *(shown[heading] for heading in columns), style="bold" if row["cached"] else ""
+        )
+    console.print(table)
+    if missing := [heading for heading in COLUMNS if heading not in columns]:
+        console.print(f"a wider terminal also shows: {', '.join(missing)}", style="dim")
+
+
+def _fitting(rows: list[dict[str, Any]], width: int) -> list[str]:
+    """The headings of the columns that a terminal of a width has room for."""
+    widths = {h: max(map(len, c)) for h, c in zip(COLUMNS, _by_column(rows), strict=True)}
+    for heading in _DROPPED_FIRST:
+        if sum(widths.values()) + 2 * len(widths) + 2 <= width:
+            break
+        del widths[heading]
+    return list(widths)
+
+
+def _by_column(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    return list(zip(COLUMNS, *map(cells, rows), strict=True))
 
 
 def _print_plain(rows: list[dict[str, Any]]) -> None:
-    lines = [list(COLUMNS), *map(cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
+    widths = [max(map(len, column)) for column in _by_column(rows)]
+    lines = []
+    for line in (list(COLUMNS), *map(cells, rows)):
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        typer.echo("  ".join(padded).rstrip())
+        lines.append("  ".join(padded).rstrip())
+    typer.echo("\n".join(lines))

@@ -98,16 +98,10 @@ class ResNeSt(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
-        channels = stem * 2
-        for number, (depth, base) in enumerate(
-            zip(architecture.blocks, STAGE_CHANNELS, strict=True), 1
-        ):
-            stage = nn.Sequential()
-            for block in range(depth):
-                stride = 2 if number > 1 and block == 0 else 1
-                stage.append(Bottleneck(architecture, channels, base, stride=stride))
-                channels = base * EXPANSION
-            self.add_module(f"layer{number}", stage)
+        self.layer1 = _stage(architecture, 0, stem * 2)
+        self.layer2 = _stage(architecture, 1, STAGE_CHANNELS[0] * EXPANSION)
+        self.layer3 = _stage(architecture, 2, STAGE_CHANNELS[1] * EXPANSION)
+        self.layer4 = _stage(architecture, 3, STAGE_CHANNELS[2] * EXPANSION)
 
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
@@ -132,10 +126,19 @@ class ResNeSt(nn.Module):
         """
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = []
-        for number in range(1, 5):
-            x = self.get_submodule(f"layer{number}")(x)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
             maps.append(x)
         return maps
+
+
+def _stage(architecture: Architecture, number: int, in_channels: int) -> nn.Sequential:
+    """The bottlenecks of stage 0 to 3; the first of stages 1 to 3 halves the resolution."""
+    base = STAGE_CHANNELS[number]
+    first = Bottleneck(architecture, in_channels, base, stride=2 if number else 1)
+    others = range(architecture.blocks[number] - 1)
+    rest = (Bottleneck(architecture, base * EXPANSION, base, stride=1) for _ in others)
+    return nn.Sequential(first, *rest)
 
 
 def initialise(model: ResNeSt, *, generator: torch.Generator | None = None) -> None:
