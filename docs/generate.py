@@ -100,7 +100,7 @@ def _row(p: Parameter) -> str:
         )
     else:
         span = p.info.metavar or ""
-    default = "" if p.default in (None, False) else str(p.default)
+    default = "" if p.default is None or p.default is False else str(p.default)
     return f"| {names} | {_words(p)} | {span} | {default} |"
 
 

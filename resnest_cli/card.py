@@ -61,11 +61,21 @@ class ModelCard:
             values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
             values["labels"] = _labels(values["labels"])
             card = cls(**values)
-            if card.labels:
-                card.labels.check(card.num_classes, "its list of labels")
+            card._check()
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a model card: {error!r}") from error
         return card
+
+    def _check(self) -> None:
+        if not isinstance(self.name, str) or len(self.name) > 200:
+            raise ValueError("its name is no short text")
+        for count in (self.num_classes, self.in_channels):
+            if not isinstance(count, int) or not 0 <= count <= 1_000_000:
+                raise ValueError(f"classes and channels are numbers, not {count!r}")
+        if self.labels and len(self.labels) != self.num_classes:
+            raise ValueError(f"{len(self.labels):,} labels for {self.num_classes:,} classes")
+        if self.labels and self.labels.wnids and len(self.labels.wnids) != len(self.labels):
+            raise ValueError("it has not as many WordNet ids as labels")
 
     def with_shape(self, *, num_classes: int, in_channels: int) -> ModelCard:
         """The same network with another head or other input; labels go when they no longer fit."""

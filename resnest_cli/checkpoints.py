@@ -2,7 +2,7 @@
 
 A file counts as there once it stands under its published name with the published digest, however
 it came to be there. The whole SHA-256 is kept beside it, in the format of `sha256sum`, and a file
-older than that record is not read through again.
+that did not change since is not read through again.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def obtain(variant: Variant, *, offline: bool = False, on_progress: Progress | N
     for remote in remotes(variant):
         path = cache.checkpoints_folder() / remote.file_name
         if path.is_file():
-            _verify(path, remote.sha256)
+            if remote.sha256:
+                _verify(path, remote.sha256)
             return path
     if offline or cache.offline():
         raise CheckpointError(
@@ -77,6 +78,11 @@ def obtain(variant: Variant, *, offline: bool = False, on_progress: Progress | N
             f"\n{_by_hand(variant)}"
         )
     return _download(variant, on_progress)
+
+
+def digest(path: Path) -> str:
+    """A checkpoint's whole SHA-256: the one kept beside it, else computed."""
+    return _record_path(path).read_text()[:64] if _recorded(path, "") else sha256_of(path)
 
 
 def _download(variant: Variant, on_progress: Progress | None) -> Path:
@@ -114,21 +120,30 @@ def _by_hand(variant: Variant) -> str:
     )
 
 
-def _verify(path: Path, sha256: str | None) -> None:
+def _verify(path: Path, sha256: str) -> None:
     """Raise `CheckpointError` if a file is not the published one."""
-    record = _record_path(path)
-    if record.is_file() and record.stat().st_mtime_ns >= path.stat().st_mtime_ns:
-        return
     try:
-        digest = sha256_of(path)
+        if _recorded(path, sha256):
+            return
+        found = sha256_of(path)
     except OSError as error:
         raise CheckpointError(f"cannot read '{path}': {error.strerror or error}") from error
-    if sha256 and not digest.startswith(sha256):
+    if not found.startswith(sha256):
         raise CheckpointError(
-            f"'{path}' is damaged or another file: its SHA-256 is {digest[:8]}..., "
+            f"'{path}' is damaged or another file: its SHA-256 is {found[:8]}..., "
             f"not {sha256}...\nremove it and run 'resnest download' again"
         )
-    _record(path, digest)
+    _record(path, found)
+
+
+def _recorded(path: Path, sha256: str) -> bool:
+    """Whether the digest kept beside a file is the right one, and newer than the file."""
+    record, status = _record_path(path), path.stat()
+    if not record.is_file() or record.stat().st_mtime_ns < max(
+        status.st_mtime_ns, status.st_ctime_ns
+    ):
+        return False
+    return record.read_bytes().startswith(sha256.encode())
 
 
 def _record(path: Path, digest: str) -> None:

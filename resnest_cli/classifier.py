@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resnest_cli import cache
 from resnest_cli.batch import batches
 from resnest_cli.engines.base import EngineOptions, open_engine
 from resnest_cli.errors import ImageError, UsageError
-from resnest_cli.images import Decoding
+from resnest_cli.images import Decoding, image_errors
 from resnest_cli.labels import numbered, read_labels
 from resnest_cli.results import Prediction, Result
-from resnest_cli.sources import Source, as_source
+from resnest_cli.sources import Source, as_source, is_url
+from resnest_cli.writers import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnest_cli.fetch import Progress
     from resnest_cli.sources import ImageLike
+
+MAX_BATCH_SIZE = 4096
+MAX_WORKERS = 256
 
 
 class Classifier:
@@ -42,9 +47,9 @@ class Classifier:
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         engine: `auto` or `torch`.
         precision: `fp32`, `bf16` or `fp16`.
-        batch_size: pictures per step of `stream`; default: what suits the device.
-        workers: decoding threads of `stream`; default: one a processor, at most 16.
-        offline: never touch the network for weights.
+        batch_size: pictures per step of `stream`, 1 to 4096; default: what suits the device.
+        workers: decoding threads of `stream`, 1 to 256; default: one a processor, at most 16.
+        offline: never touch the network, neither for weights nor for pictures.
         on_progress: called with a download's bytes so far, and in all where that is known.
 
     Raises:
@@ -77,6 +82,8 @@ class Classifier:
             raise UsageError(f"a threshold is 0 to 1, not {threshold}")
         if any(n is not None and n < 1 for n in (top_k, batch_size, workers)):
             raise UsageError("top-k, batch size and workers are 1 or more")
+        if (batch_size or 1) > MAX_BATCH_SIZE or (workers or 1) > MAX_WORKERS:
+            raise UsageError(f"at most {MAX_BATCH_SIZE} a batch and {MAX_WORKERS} workers")
         given = read_labels(Path(labels)) if labels is not None else None
         path = Path(weights) if weights is not None else None
         self.engine = open_engine(
@@ -93,6 +100,7 @@ class Classifier:
         self.preprocessing = self.card.preprocessing.named(preprocess)
         self.decoding = Decoding(exif, background)
         self.threshold = threshold
+        self.offline = offline or cache.offline()
         self.batch_size = batch_size or self.engine.batch_size
         self.workers = workers or min(os.cpu_count() or 1, 16)
 
@@ -121,7 +129,7 @@ class Classifier:
             batches(sources, self._prepare, batch_size=self.batch_size, workers=self.workers)
         ):
             good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
-            alone = number == 0 and len(good) == 1 and not continued
+            alone = number == 0 and len(batch) == 1 and not continued
             logits = iter(self._run(good, 1 if alone else self.batch_size))
             for source, pixels in batch:
                 if isinstance(pixels, ImageError):
@@ -133,7 +141,7 @@ class Classifier:
         """One line: model, preprocessing, engine, device and precision."""
         e = self.engine
         parts = (self.card.name, self.preprocessing.describe(), e.name, e.device, e.precision)
-        return " · ".join(parts)
+        return printable(" · ".join(parts))
 
     def _run(self, pixels: list[NDArray[np.uint8]], batch_size: int) -> NDArray[np.float32]:
         """Logits (N, classes) of N pictures, run as a batch of `batch_size`."""
@@ -143,10 +151,10 @@ class Classifier:
         return self.engine.run(np.stack(filled))[: len(pixels)]
 
     def _prepare(self, source: Source) -> NDArray[np.uint8]:
-        try:
+        if self.offline and isinstance(source.content, str) and is_url(source.content):
+            raise ImageError("the network is off (--offline or $RESNEST_OFFLINE)")
+        with image_errors():
             return self.preprocessing.pixels(source.load(self.decoding))
-        except MemoryError as error:
-            raise ImageError("not enough memory to resize it") from error
 
     def _result(self, source: Source, logits: NDArray[np.float32]) -> Result:
         if not np.isfinite(logits).all():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import io
 import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -83,16 +86,27 @@ def main() -> NoReturn:
         code = _fail(
             f"{type(error).__name__}: {error}\nthis is unexpected; RESNEST_DEBUG=1 shows where", 1
         )
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
     try:
         sys.stdout.flush()
     except OSError:  # reported already, or a reader that is gone: nothing to say at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if any(t is not threading.main_thread() and not t.daemon for t in threading.enumerate()):
+        sys.stderr.flush()
+        os._exit(code)  # a thread that waits for a slow picture would be waited for
     sys.exit(code)
 
 
 def _prepare_process() -> None:
+    if sys.stdout is None:  # as after >&-
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             encoding = None if stream.isatty() else "utf-8"
             stream.reconfigure(encoding=encoding, errors="backslashreplace")
     if not os.environ.get("RESNEST_DEBUG"):
@@ -108,7 +122,8 @@ class _ToStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         lead = "warning: " if record.levelno == logging.WARNING else ""
-        sys.stderr.write(f"{lead}{self.format(record)}\n")
+        with suppress(OSError):  # a full disk behind 2> is no reason to stop
+            sys.stderr.write(f"{lead}{self.format(record)}\n")
 
 
 def _interrupt(*_: Any) -> NoReturn:
@@ -135,7 +150,7 @@ def _wrong_command_line(error: typer.TyperException) -> int:
 def _hint(arguments: list[str], path: str) -> str:
     first = arguments[0] if arguments else ""
     if first and first not in COMMANDS and not first.startswith("-"):
-        if Path(first).exists() or is_url(first):
+        if os.path.exists(first) or is_url(first):
             return f"did you mean 'resnest predict {first}'?"
         near = difflib.get_close_matches(first, COMMANDS, n=1)
         return f"did you mean 'resnest {near[0]}'?" if near else "see 'resnest --help'"

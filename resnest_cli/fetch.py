@@ -6,10 +6,10 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resnest_cli.errors import DownloadError, ImageError
 
@@ -86,19 +86,19 @@ class Download:
             self.part.unlink(missing_ok=True)  # nothing would notice a part of another file
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                self._attempt(session, url)
-                return self._verified()
+                return self._verified(resumed=self._attempt(session, url))
             except _Passing as problem:
                 if attempt == ATTEMPTS:
                     raise _Unavailable(str(problem)) from problem
                 wait = min(problem.wait or 2.0 ** (attempt - 1), LONGEST_WAIT)
-                log.warning("%s: %s; trying again in %.0f s", url, problem, wait)
-                time.sleep(wait)
+                log.info("%s: %s; trying again in %.0f s", url, problem, wait)
+                _wait(wait)
         raise AssertionError("the last attempt returns or raises")
 
-    def _attempt(self, session: requests.Session, url: str) -> None:
-        """Bring the part file up to the whole length, going on where it ends."""
+    def _attempt(self, session: requests.Session, url: str) -> bool:
+        """Bring the part file up to its whole length; whether it went on where it ended."""
         import requests
+        import urllib3
 
         have = self.part.stat().st_size if self.part.exists() else 0
         headers = {"Range": f"bytes={have}-"} if have else {}
@@ -107,11 +107,12 @@ class Download:
                 url, headers=headers, stream=True, timeout=TIMEOUT, verify=_trust()
             ) as response:
                 if response.status_code == 416:  # the part is as long as the file, or longer
-                    return
+                    return True
                 _check_status(response)
                 resumed = response.status_code == 206
                 self._receive(response, have if resumed else 0)
-        except requests.RequestException as error:
+                return resumed
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise _translated(error) from error
 
     def _receive(self, response: requests.Response, have: int) -> None:
@@ -119,7 +120,7 @@ class Download:
         encoded = response.headers.get("Content-Encoding", "identity") != "identity"
         total = have + int(length) if length.isdigit() and not encoded else None
         with self.part.open("ab" if have else "wb") as file:
-            for chunk in response.iter_content(_CHUNK):
+            for chunk in _chunks(response):
                 file.write(chunk)
                 have += len(chunk)
                 if self.on_progress:
@@ -129,11 +130,13 @@ class Download:
         if total is not None and have != total:
             raise _Passing(f"the connection ended after {have:,} of {total:,} bytes")
 
-    def _verified(self) -> str:
+    def _verified(self, *, resumed: bool) -> str:
         digest = sha256_of(self.part)
         if self.sha256 and not digest.startswith(self.sha256):
             self.part.unlink()
-            raise _Passing(f"the file's SHA-256 is {digest[:8]}..., not {self.sha256}...")
+            reason = f"the file's SHA-256 is {digest[:8]}..., not {self.sha256}..."
+            # put together of two files, perhaps; but a whole one will not be another next time
+            raise _Passing(reason) if resumed else _Unavailable(reason)
         return digest
 
 
@@ -144,6 +147,7 @@ def get_picture(url: str) -> bytes:
         ImageError: it could not be had, or is over `PICTURE_BYTES` or `PICTURE_SECONDS`.
     """
     import requests
+    import urllib3
 
     deadline = time.monotonic() + PICTURE_SECONDS
     content = bytearray()
@@ -154,15 +158,23 @@ def get_picture(url: str) -> bytes:
         ):
             if not response.ok:
                 raise ImageError(f"the server answered {response.status_code} {response.reason}")
-            for chunk in response.iter_content(_CHUNK):
+            for chunk in _chunks(response):
                 content += chunk
                 if len(content) > PICTURE_BYTES:
                     raise ImageError(f"larger than {PICTURE_BYTES // 2**20} MiB")
                 if time.monotonic() > deadline:
                     raise ImageError(f"not there after {PICTURE_SECONDS:.0f} s")
-    except (requests.RequestException, ValueError) as error:
+    except _Unavailable as reason:
+        raise ImageError(str(reason)) from reason
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
         raise ImageError(str(_translated(error))) from error
     return bytes(content)
+
+
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    """A body as it comes in: no chunk waits until it is full, and none is lost with the line."""
+    while chunk := response.raw.read1(_CHUNK, decode_content=True):
+        yield chunk
 
 
 def sha256_of(path: Path) -> str:
@@ -172,6 +184,10 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _wait(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 def _session() -> requests.Session:
@@ -188,9 +204,12 @@ def _session() -> requests.Session:
 
 def _trust() -> bool | str:
     """The certificates to trust; requests itself knows REQUESTS_CA_BUNDLE, not SSL_CERT_FILE."""
-    if os.environ.get("REQUESTS_CA_BUNDLE"):
-        return True
-    return os.environ.get("SSL_CERT_FILE") or True
+    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+        if path := os.environ.get(name):
+            if not Path(path).exists():
+                raise _Unavailable(f"${name} names '{path}', which is not there")
+            return path
+    return True
 
 
 def _check_status(response: requests.Response) -> None:
@@ -206,25 +225,30 @@ def _check_status(response: requests.Response) -> None:
 
 
 def _translated(error: Exception) -> _Unavailable | _Passing:
+    """What went wrong, in words that help, and whether another attempt may not."""
     import requests
+    from urllib3 import exceptions
 
-    final: dict[type[Any], str] = {
-        requests.exceptions.SSLError: "the server's certificate is not trusted; behind a proxy "
-        "that rewrites TLS, set REQUESTS_CA_BUNDLE to its certificates",
-        requests.exceptions.ProxyError: "the proxy (HTTPS_PROXY) did not answer",
-        requests.TooManyRedirects: f"more than {MAX_REDIRECTS} redirects",
-    }
-    for kind, reason in final.items():
-        if isinstance(error, kind):
-            return _Unavailable(reason)
+    text = str(error)
+    if isinstance(error, requests.exceptions.SSLError):
+        return _Unavailable(
+            "the server's certificate is not trusted; behind a proxy that rewrites TLS, "
+            "set REQUESTS_CA_BUNDLE to its certificates"
+        )
+    if isinstance(error, requests.exceptions.ProxyError):
+        return _Unavailable("the proxy (HTTPS_PROXY) did not answer")
+    if isinstance(error, requests.TooManyRedirects):
+        return _Unavailable(f"more than {MAX_REDIRECTS} redirects")
     if isinstance(error, requests.ConnectTimeout):
         return _Passing(f"no connection within {TIMEOUT[0]:.0f} s")
-    if isinstance(error, requests.Timeout) or "timed out" in str(error):
+    if isinstance(error, requests.Timeout | exceptions.TimeoutError) or "timed out" in text:
         return _Passing(f"nothing came for {TIMEOUT[1]:.0f} s")
-    if "NameResolutionError" in str(error) or "getaddrinfo" in str(error):
+    if "NameResolutionError" in text or "getaddrinfo" in text:
         return _Unavailable("its name could not be resolved; is there a network?")
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+    if isinstance(error, exceptions.DecodeError | requests.exceptions.ContentDecodingError):
+        return _Unavailable("its content is damaged")
+    if isinstance(error, exceptions.ProtocolError | requests.exceptions.ChunkedEncodingError):
         return _Passing("the connection broke off")
     if isinstance(error, requests.ConnectionError):
         return _Passing("no connection could be made")
-    return _Unavailable(" ".join(str(error).split()))
+    return _Unavailable("no address that can be read, or no answer that can be understood")

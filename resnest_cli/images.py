@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,22 +39,28 @@ def decode(content: Path | bytes, decoding: Decoding = Decoding()) -> Image.Imag
     Raises:
         ImageError: it cannot be read, with the reason in one line.
     """
-    try:
+    with image_errors():
         if (content.stat().st_size if isinstance(content, Path) else len(content)) == 0:
             raise ImageError("the file is empty")
-        with Image.open(content if isinstance(content, Path) else io.BytesIO(content)) as image:
-            if 0 in image.size:
-                raise ImageError("the picture has no pixels")
-            image.load()
+        try:
+            image = Image.open(content if isinstance(content, Path) else io.BytesIO(content))
+        except UnidentifiedImageError as error:
+            raise ImageError(_unidentified(content)) from error
+        with image:
             return to_rgb(image, decoding)
+
+
+@contextmanager
+def image_errors() -> Iterator[None]:
+    """Turn whatever goes wrong with one picture into `ImageError`, in one line."""
+    try:
+        yield
     except ImageError:
         raise
-    except UnidentifiedImageError as error:
-        raise ImageError(_unidentified(content)) from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"too many pixels: {error}") from error
     except MemoryError as error:
-        raise ImageError("not enough memory to decode it") from error
+        raise ImageError("not enough memory for it") from error
     except OSError as error:
         raise ImageError(_one_line(error.strerror or f"damaged picture: {error}")) from error
     except Exception as error:  # Pillow's readers raise anything at all on damaged files
@@ -61,6 +69,9 @@ def decode(content: Path | bytes, decoding: Decoding = Decoding()) -> Image.Imag
 
 def to_rgb(image: Image.Image, decoding: Decoding = Decoding()) -> Image.Image:
     """A picture of any mode in mode RGB, upright, 8 bits a channel."""
+    if 0 in image.size:
+        raise ImageError("the picture has no pixels")
+    image.load()
     if decoding.exif:
         image = _upright(image)
     if image.mode in _WIDE_MODES:
@@ -99,10 +110,14 @@ def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
 
     Integers up to 65,535 count as 16 bits wide. Floats count as 0 to 1, as 0 to 255 or as 0 to
     65,535, whichever is the least that holds them. What fits none of these is stretched from its
-    least to its greatest value.
+    least to its greatest value. Infinities and what is not a number become the least value.
     """
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = float(values.min()), float(values.max())
+    values = np.asarray(image, dtype=np.float64)
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise ImageError("none of its pixels is a finite number")
+    low, high = float(values[finite].min()), float(values[finite].max())
+    values = np.where(finite, values, low)
     scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
     full = next((scale for scale in scales if high <= scale), None) if low >= 0 else None
     if full is None:

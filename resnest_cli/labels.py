@@ -49,7 +49,7 @@ def read_labels(path: Path) -> Labels:
         LabelsError: the file cannot be read, is not UTF-8 text, or has a blank line between names.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise LabelsError(f"cannot read the labels in '{path}': {reason}") from error

@@ -23,7 +23,7 @@ from resnest_cli.parquet import read_parquet, require_pyarrow, write_parquet
 from resnest_cli.results import Result
 from resnest_cli.sources import Source
 from resnest_cli.terminal import TerminalWriter
-from resnest_cli.writers import ROW_WRITERS, TextWriter, Writer
+from resnest_cli.writers import ROW_WRITERS, TextWriter, Writer, utf8
 
 
 def check_target(path: Path | None, *, fmt: str, resume: bool, overwrite: bool) -> None:
@@ -57,6 +57,7 @@ def check_target(path: Path | None, *, fmt: str, resume: bool, overwrite: bool) 
 class Output(Protocol):
     """What a run writes to."""
 
+    resumable: bool  # whether another run can go on with what this one leaves
     finished: int  # rows of earlier runs
     failed: int  # how many of them are errors
 
@@ -73,6 +74,7 @@ class Output(Protocol):
 class StreamOutput:
     """Results to a stream that nobody can resume."""
 
+    resumable = False
     finished = failed = 0
 
     def __init__(self, writer: Writer) -> None:
@@ -118,6 +120,7 @@ class FileOutput:
         self._rows_path = _journal(path) if fmt == "parquet" else path  # where rows go
         self._writer_class = ROW_WRITERS[fmt]
         self._done: Counter[str] = Counter()  # rows that each path has already
+        self.resumable = True
         self.finished = self.failed = 0
         with _reported(f"'{path}'"):
             self._file = self._resumed(settings) if resume else self._fresh(settings)
@@ -137,8 +140,8 @@ class FileOutput:
         """The sources that have no row yet."""
         done = self._done.copy()
         for source in sources:
-            if done[_stored(source.name)] > 0:
-                done[_stored(source.name)] -= 1
+            if done[utf8(source.name)] > 0:
+                done[utf8(source.name)] -= 1
             else:
                 yield source
 
@@ -188,7 +191,7 @@ class FileOutput:
     def _read_rows(self, file: IO[bytes]) -> int:
         end = 0
         for row in self._writer_class.finished_rows(file, self._top_k):
-            self._done[_stored(row.path)] += 1
+            self._done[utf8(row.path)] += 1
             self.finished += 1
             self.failed += row.failed
             end = row.end
@@ -204,7 +207,7 @@ class FileOutput:
 def _compare(record: Path, settings: Mapping[str, Any]) -> None:
     """Raise `OutputError` unless an output was written with these settings."""
     try:
-        earlier = json.loads(record.read_text(encoding="utf-8"))["settings"]
+        earlier = dict(json.loads(record.read_text(encoding="utf-8"))["settings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"'{record}' is missing or damaged, so nothing tells whether the output is of "
@@ -252,8 +255,13 @@ def open_output(
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    with _reported(f"'{path}'"), path.open("wb") as file:
+    with _reported(f"'{path}'"):
+        file = path.open("wb")
+    try:
         yield file
+    finally:
+        with suppress(OSError):  # what it did not take has been reported by `finish`
+            file.close()
 
 
 @contextmanager
@@ -280,9 +288,9 @@ def _parquet_to_stdout(top_k: int, settings: Mapping[str, Any]) -> Iterator[Outp
             FileOutput(path, fmt="parquet", top_k=top_k, settings=settings, resume=False)
         ) as output:
             yield output
-        with path.open("rb") as file:
+        with path.open("rb") as file, _reported("the results"):
             shutil.copyfileobj(file, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+            sys.stdout.buffer.flush()
 
 
 def _journal(path: Path) -> Path:
@@ -295,8 +303,3 @@ def _record(path: Path) -> Path:
 
 def _has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
-
-
-def _stored(name: str) -> str:
-    """A path as the formats store it: in UTF-8, what does not fit escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from resnest_cli.errors import OutputError
-from resnest_cli.writers import csv_header, encode
+from resnest_cli.writers import csv_header, encode, utf8
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_ROWS_PER_GROUP = 10_000
+_CELLS_PER_GROUP = 500_000  # what is held in memory at once
 
 
 def require_pyarrow() -> None:
@@ -35,8 +35,9 @@ def write_parquet(journal: Path, target: Path, top_k: int) -> None:
     import pyarrow.parquet as pq
 
     schema = _schema(top_k)
+    rows_per_group = max(_CELLS_PER_GROUP // len(schema), 1)
     with journal.open(encoding="utf-8") as lines, pq.ParquetWriter(target, schema) as writer:
-        while rows := [_flat(json.loads(line)) for line in islice(lines, _ROWS_PER_GROUP)]:
+        while rows := [_flat(json.loads(line)) for line in islice(lines, rows_per_group)]:
             writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
@@ -51,7 +52,7 @@ def read_parquet(source: Path, journal: IO[bytes]) -> None:
 
     try:
         with pq.ParquetFile(source) as file:
-            for batch in file.iter_batches(_ROWS_PER_GROUP):
+            for batch in file.iter_batches(1000):
                 journal.writelines(encode(_nested(row)) + b"\n" for row in batch.to_pylist())
     except (pa.ArrowException, KeyError) as error:
         raise OutputError("it is not a Parquet file of results") from error
@@ -102,7 +103,4 @@ def _float32(value: float) -> float:
 
 
 def _text(value: Any) -> Any:
-    """A value as it is, but text such that UTF-8 can hold it."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    return value
+    return utf8(value) if isinstance(value, str) else value

@@ -10,6 +10,7 @@ same to the bit, as a torchvision pipeline. Three are in use for the same weight
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -94,13 +95,19 @@ class Preprocessing:
         """What `as_dict` gave.
 
         Raises:
-            ValueError: a value is missing, unknown or absurd.
+            ValueError: a value is missing or absurd.
         """
+        if missing := [f.name for f in fields(cls) if f.name not in values]:
+            raise ValueError(f"the preprocessing lacks {', '.join(missing)}")
         known = {f.name: values[f.name] for f in fields(cls)}
         known["mean"], known["std"] = (tuple(map(float, known[k])) for k in ("mean", "std"))
         made = cls(**known)
         if len(made.mean) != 3 or len(made.std) != 3 or not all(s > 0 for s in made.std):
             raise ValueError("mean and std need three values each, std above 0")
+        if not all(map(math.isfinite, (*made.mean, *made.std))):
+            raise ValueError("mean and std need finite values")
+        if not (isinstance(made.crop, int) and isinstance(made.resize, int)):
+            raise ValueError("crop and resize are whole numbers")
         if not 1 <= made.crop <= made.resize <= 8192 or made.interpolation not in INTERPOLATIONS:
             raise ValueError(f"no usable crop, resize or interpolation: {made.describe()}")
         return made

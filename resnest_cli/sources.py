@@ -56,7 +56,7 @@ class Source:
             return images.decode(self.content, decoding)
         if isinstance(self.content, str):
             stdin = self.content == STDIN
-            content = sys.stdin.buffer.read() if stdin else fetch.get_picture(self.content)
+            content = _read_stdin() if stdin else fetch.get_picture(self.content)
             return images.decode(content, decoding)
         return images.from_array(self.content)
 
@@ -72,7 +72,9 @@ def as_source(image: ImageLike | Source) -> Source:
     if isinstance(image, str | os.PathLike):
         name = os.fspath(image)
         return Source(name, name if is_url(name) else Path(name))
-    if isinstance(image, bytes) or type(image).__module__.startswith("PIL."):
+    from PIL import Image
+
+    if isinstance(image, bytes | Image.Image):
         return Source(f"<{type(image).__name__}>", image)
     if type(image).__name__ == "ndarray":
         return Source("<array>", image)
@@ -84,10 +86,12 @@ def expand(inputs: Iterable[str]) -> Iterator[Source]:
     for text in inputs:
         if text == STDIN or is_url(text):
             yield Source(text, text)
+        elif "\0" in text:
+            yield Source(text, error="not a file name")
         elif "://" in text and not os.path.exists(text):
             yield Source(text, error="only http:// and https:// addresses can be read")
         elif os.path.isdir(text):
-            yield from _or_empty(text, _walk(text, ()), "the folder holds no picture")
+            yield from _or_empty(text, _walk(text), "the folder holds no picture")
         elif glob.has_magic(text) and not os.path.lexists(text):
             yield from _or_empty(text, _matches(text), "no file matches")
         else:
@@ -102,7 +106,8 @@ def read_list(path: str) -> Iterator[str]:
     """
     try:
         with os.fdopen(os.dup(0), "rb") if path == STDIN else open(path, "rb") as file:
-            for line in file:
+            for number, line in enumerate(file):
+                line = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
                 if text := os.fsdecode(line.rstrip(b"\r\n")):
                     yield text
     except OSError as error:
@@ -123,24 +128,39 @@ def _or_empty(text: str, found: Iterator[Source], message: str) -> Iterator[Sour
         yield from found
 
 
-def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Source]:
+def _walk(folder: str) -> Iterator[Source]:
     """The pictures below a folder, sorted by name, links followed, hidden names left out."""
-    try:
-        status = os.stat(folder)
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        yield Source(folder, error=f"the folder cannot be read: {error.strerror or error}")
-        return
-    here = (status.st_dev, status.st_ino)
-    if here in above:  # a link back to a folder that this one is in
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if _is_folder(entry):
-            yield from _walk(entry.path, (*above, here))
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            yield Source(entry.path, Path(entry.path))
+    levels = [iter([folder])]  # of each folder on the way down, what is still to visit
+    above: list[tuple[int, int]] = []  # which folders those are, to know links that lead back
+    while levels:
+        path = next(levels[-1], None)
+        if path is None:
+            levels.pop()
+            del above[-1:]
+        elif not os.path.isdir(path):
+            yield Source(path, Path(path))
+        else:
+            try:
+                status = os.stat(path)
+                here = (status.st_dev, status.st_ino)
+                if here not in above:
+                    levels.append(iter(_entries(path)))
+                    above.append(here)
+            except OSError as error:
+                reason = f"the folder cannot be read: {error.strerror or error}"
+                yield Source(path, error=reason)
+
+
+def _entries(folder: str) -> list[str]:
+    """The folders and pictures in a folder, sorted by name."""
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    return [
+        entry.path
+        for entry in entries
+        if not entry.name.startswith(".")
+        and (os.path.splitext(entry.name)[1].lower() in SUFFIXES or _is_folder(entry))
+    ]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -155,6 +175,12 @@ def _matches(pattern: str) -> Iterator[Source]:
     for name in sorted(glob.iglob(pattern, recursive=True)):
         if not os.path.isdir(name):
             yield Source(name, Path(name))
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        raise ImageError("standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def _check_regular(path: Path) -> None:

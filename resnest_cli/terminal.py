@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from resnest_cli.errors import ResNeStError
 from resnest_cli.results import Result
 from resnest_cli.writers import printable, title
 
@@ -102,7 +103,12 @@ def picture_bar(count: Callable[[], int | None], done: int) -> Iterator[Callable
     )
     with bar:
         task = bar.add_task("classifying", total=None, completed=done, rate="")
-        Thread(target=lambda: bar.update(task, total=count()), daemon=True).start()
+
+        def show_total() -> None:
+            with suppress(ResNeStError):  # what is wrong with the inputs is told elsewhere
+                bar.update(task, total=count())
+
+        Thread(target=show_total, daemon=True).start()
         start, seen = time.monotonic(), 0
 
         def advance() -> None:

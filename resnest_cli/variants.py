@@ -60,7 +60,7 @@ class Variant:
 
     @property
     def top1(self) -> float | None:
-        """ImageNet-1k top-1 in per cent, as published for this variant's preprocessing."""
+        """ImageNet-1k top-1 in per cent: timm's, else the authors' with their preprocessing."""
         return self.accuracy.timm or self.accuracy.authors
 
 

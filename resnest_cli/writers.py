@@ -157,15 +157,18 @@ class CSVWriter:
                 yield line.decode("utf-8", "replace")
 
         rows = csv.reader(lines())
-        for number, cells in enumerate(rows):
-            if number == 0 and cells != header:
-                raise OutputError("its header is not that of these settings")
-            if len(cells) != len(header):
-                if next(rows, None):
-                    raise OutputError(f"row {number} is not a result")
-                return  # cut short inside of a quoted cell
-            if number:
-                yield FinishedRow(cells[0], bool(cells[-1]), offset)
+        try:
+            for number, cells in enumerate(rows):
+                if number == 0 and cells != header:
+                    raise OutputError("its header is not that of these settings")
+                if len(cells) != len(header):
+                    if next(rows, None):
+                        raise OutputError(f"row {number} is not a result")
+                    return  # cut short inside of a quoted cell
+                if number:
+                    yield FinishedRow(cells[0], bool(cells[-1]), offset)
+        except csv.Error as error:
+            raise OutputError(f"it is not the CSV of a run: {error}") from error
 
 
 class TextWriter:
@@ -241,6 +244,11 @@ def title(prediction: Prediction) -> str:
     """A class's name for people, with its WordNet id where it has one."""
     name = printable(prediction.label)
     return f"{name} ({prediction.wnid})" if prediction.wnid else name
+
+
+def utf8(text: str) -> str:
+    """Text as UTF-8 can hold it: bytes of file names that are no valid text as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def printable(text: str) -> str:

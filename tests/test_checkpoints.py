@@ -1,9 +1,12 @@
 """Downloads from servers that misbehave, and files that people put into the cache."""
 
+import contextlib
+import gzip
 import hashlib
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from resnest_cli import cache, checkpoints, fetch
-from resnest_cli.errors import CheckpointError, DownloadError
+from resnest_cli.errors import CheckpointError, DownloadError, ImageError
 from resnest_cli.variants import VARIANTS, get_variant
 from tests.servers import content, cut_after, serving, status
 
@@ -23,7 +26,7 @@ VARIANT = replace(get_variant("resnest50"), alias=None, digest=DIGEST[:8])
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     waits = []
-    monkeypatch.setattr(fetch.time, "sleep", waits.append)
+    monkeypatch.setattr(fetch, "_wait", waits.append)
     return waits
 
 
@@ -83,8 +86,7 @@ def test_a_connection_that_breaks_is_gone_on_with(count, served):
     with serving(cut_after(BODY, count), content(BODY)) as server:
         served(server)
         assert checkpoints.obtain(VARIANT).read_bytes() == BODY
-    kept = count // fetch._CHUNK * fetch._CHUNK
-    assert server.requests[1][1] == (f"bytes={kept}-" if kept else None)
+    assert server.requests[1][1] == f"bytes={count}-"
 
 
 def test_a_server_without_ranges_is_begun_anew(served):
@@ -101,7 +103,7 @@ def test_a_file_that_changed_between_two_parts_is_fetched_whole(served):
     with serving(cut_after(other, 70_000), content(BODY), content(BODY)) as server:
         served(server)
         assert checkpoints.obtain(VARIANT).read_bytes() == BODY
-    assert [r for _, r in server.requests] == [None, f"bytes={fetch._CHUNK}-", None]
+    assert [r for _, r in server.requests] == [None, "bytes=70000-", None]
 
 
 def test_a_wrong_file_is_never_kept(served, home):
@@ -220,3 +222,74 @@ def test_a_killed_downloader_leaves_no_file(tmp_path, signal_after):
         subprocess.run(command, check=True)
     assert target.read_bytes() == BODY
     assert server.requests[1][1].startswith("bytes=")
+
+
+def drip(handler):
+    """A byte now and then, for ever."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(b"x")
+            time.sleep(0.02)
+
+
+def test_a_picture_that_drips_in_is_given_up(monkeypatch):
+    monkeypatch.setattr(fetch, "PICTURE_SECONDS", 0.3)
+    with serving(drip) as server, pytest.raises(ImageError, match="not there after"):
+        fetch.get_picture(server.url)
+
+
+def test_pictures_are_limited_in_size(monkeypatch):
+    monkeypatch.setattr(fetch, "PICTURE_BYTES", 1000)
+    with serving(content(bytes(2000))) as server, pytest.raises(ImageError, match="larger than"):
+        fetch.get_picture(server.url)
+
+
+def chunked(handler):
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    for start in range(0, len(BODY), 100_001):
+        piece = BODY[start : start + 100_001]
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+    handler.wfile.write(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [content(BODY), chunked, content(gzip.compress(BODY), Content_Encoding="gzip")],
+    ids=["plain", "chunked", "gzip"],
+)
+def test_bodies_of_every_encoding(behaviour, served):
+    with serving(behaviour) as server:
+        assert fetch.get_picture(served(server).url) == BODY
+        assert checkpoints.obtain(VARIANT).read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        (content(b"not gzip", Content_Encoding="gzip"), "damaged"),
+        (cut_after(BODY, 500), "broke off"),
+        (status(302, Location="file:///etc/passwd"), "no address"),
+        (status(404), "404"),
+    ],
+)
+def test_pictures_that_cannot_be_had_say_why(behaviour, reason):
+    with serving(behaviour) as server, pytest.raises(ImageError, match=reason) as caught:
+        fetch.get_picture(server.url)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_with_an_old_date_is_noticed():
+    folder = cache.checkpoints_folder()
+    folder.mkdir(parents=True)
+    path = folder / VARIANT.file_name
+    path.write_bytes(BODY)
+    checkpoints.obtain(VARIANT, offline=True)
+    path.write_bytes(BODY[:-1])
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(CheckpointError, match="damaged or another file"):
+        checkpoints.obtain(VARIANT, offline=True)

@@ -58,6 +58,15 @@ def test_failures_raise_alone_and_are_results_in_a_stream(classifier, tmp_path):
         _ = results[1].top1
 
 
+def test_pictures_that_fail_late_are_results_too(classifier):
+    file = io.BytesIO()
+    drawn().save(file, "PNG")
+    truncated = Image.open(io.BytesIO(file.getvalue()[:5000]))  # read only when it is loaded
+    empty = Image.new("RGB", (0, 5))
+    results = list(classifier.stream([truncated, empty, drawn()]))
+    assert [r.error is None for r in results] == [False, False, True]
+
+
 def test_streams_are_lazy_and_in_order(classifier):
     taken = []
 

@@ -214,7 +214,7 @@ WRONG = [
     (["predict", "x.jpg", "--weights", "none.pth"], 1, "No such file"),
     (["predict", "x.jpg", "--offline"], 1, "resnest50-528c19ca.pth"),
     (["predict", "x.jpg", "--engine", "openvino"], 1, "--engine torch"),
-    (["predict", "--files-from", "none"], 2, "No such file"),
+    (["predict", "--files-from", "none"], 2, "no list"),
     (["predikt", "x.jpg"], 2, "resnest predict"),
     (["list-models", "xyz"], 2, "no model fits"),
     (["download"], 2, "--all"),
@@ -408,7 +408,7 @@ def in_terminal(command, *, timeout=60):
 def test_bars_at_a_terminal(drawn_picture, checkpoint):
     code, seen = in_terminal([*RESNEST, "predict", "--weights", checkpoint, drawn_picture])
     assert code == 0
-    assert "█" in seen
+    assert "▏" in seen or "█" in seen
     assert "resnest14 · default (resize 256, crop 224, bilinear) · torch · cpu · fp32" in seen
 
 
@@ -420,6 +420,73 @@ def test_progress_at_a_terminal(many, checkpoint, tmp_path):
     assert "classifying" in seen
     assert "/30" in seen
     assert "30 pictures in" in seen
+
+
+def test_a_list_from_a_pipe_is_read_once(drawn_picture, checkpoint, tmp_path):
+    names = "\n".join([str(drawn_picture)] + ["nope.jpg"] * 3000)
+    script = f"cat {tmp_path}/list | {sys.executable} -m resnest_cli predict --weights {checkpoint}"
+    script += f" --files-from /dev/stdin -o {tmp_path}/out.jsonl"
+    (tmp_path / "list").write_text(names)
+    code, seen = in_terminal(["sh", "-c", script])
+    assert code == 3, seen
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3001
+
+
+def test_offline_keeps_pictures_out_too(predict, drawn_picture):
+    with serving(content(drawn_picture.read_bytes())) as server:
+        done = predict(f"{server.url}/x.png", "--offline", "-f", "jsonl")
+    assert done.returncode == 3
+    assert "network is off" in lines(done)[0]["error"]
+    assert server.requests == []
+
+
+def test_an_interruption_does_not_wait_for_a_picture_that_never_comes(checkpoint):
+    command = [*RESNEST, "predict", "--weights", checkpoint, "-", "-v"]
+    with subprocess.Popen(
+        [*map(str, command)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert "looks like" in process.stderr.readline()
+        time.sleep(1.5)  # until it waits for standard input
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("fmt", ["table", "csv", "jsonl", "json"])
+def test_devices_and_links_are_written_through(predict, drawn_picture, tmp_path, fmt):
+    (tmp_path / "link.out").symlink_to(tmp_path / "target.out")
+    for name in (os.devnull, "link.out"):
+        assert predict(drawn_picture, "-o", name, "-f", fmt).returncode == 0
+    assert not Path(os.devnull).is_file()
+    assert (tmp_path / "link.out").is_symlink()
+    assert (tmp_path / "target.out").stat().st_size > 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("command", [["predict"], ["predict", "-f", "csv"], ["list-models"]])
+def test_a_full_disk_is_told(run, checkpoint, drawn_picture, command):
+    if command[0] == "predict":
+        command = [*command, "--weights", checkpoint, drawn_picture]
+    with open("/dev/full", "wb") as full:
+        done = run(*command, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "No space left" in done.stderr
+
+
+def test_a_wrong_list_costs_no_earlier_results(predict, drawn_picture, tmp_path):
+    (tmp_path / "old.csv").write_text("precious")
+    done = predict(drawn_picture, "--files-from", "nope", "-o", "old.csv", "--overwrite")
+    assert done.returncode == 2
+    assert (tmp_path / "old.csv").read_text() == "precious"
+
+
+def test_names_too_long_for_the_system(run, predict):
+    assert run("x" * 300).returncode == 2
+    done = predict("x" * 300, "-f", "jsonl")
+    assert done.returncode == 3
+    assert "name too long" in lines(done)[0]["error"]
+    assert predict("x.jpg", "-o", "x" * 300).returncode == 1
 
 
 def test_list_models(run, home):

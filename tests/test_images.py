@@ -52,6 +52,15 @@ def test_floats_become_8_bits(low, high):
     assert np.array_equal(found.ravel(), np.arange(256))
 
 
+def test_floats_that_are_no_numbers():
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    ramp[0, 0], ramp[15, 15] = np.nan, np.inf
+    assert np.asarray(decode(stored(Image.fromarray(ramp), "TIFF"))).max() == 254
+    nothing = Image.fromarray(np.full((4, 4), np.inf, np.float32))
+    with pytest.raises(ImageError, match="finite"):
+        decode(stored(nothing, "TIFF"))
+
+
 def test_exif_orientation():
     exif = Image.Exif()
     exif[0x0112] = 6  # turn it clockwise by a quarter

@@ -1,6 +1,7 @@
 """What a command line's inputs lead to."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,18 @@ def test_what_cannot_be_read_says_why_and_is_never_waited_for(make, reason, tmp_
     make(path)
     with pytest.raises(ImageError, match=reason):
         as_source(path).load(Decoding())
+
+
+def test_deep_trees(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1200):
+        os.mkdir("d")
+        os.chdir("d")
+    drawn(20, 20).save("x.png")
+    os.chdir(tmp_path)
+    (found,) = expand(["d"])
+    assert found.name.endswith("/x.png") or found.error  # the system's limit on names may strike
+    subprocess.run(["rm", "-rf", "d"], check=True)
 
 
 def test_device_files_are_not_opened():

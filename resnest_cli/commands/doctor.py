@@ -42,13 +42,19 @@ def doctor() -> int:
 def _version(package: str) -> str:
     from importlib import metadata  # slow to import
 
-    return metadata.version(package)
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not found"
 
 
 def _devices() -> None:
-    import torch
-
     _section("Devices")
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        _line("torch", f"cannot be imported: {error}; reinstall it: pip install torch")
+        return
     _line("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     for number in range(torch.cuda.device_count()):
         _line(f"cuda:{number}", torch.cuda.get_device_name(number))
@@ -95,7 +101,9 @@ def _classify_something(variant: Variant) -> str:
 
     start = time.monotonic()
     classifier = Classifier(variant.name, offline=True)
-    result = classifier(Image.radial_gradient("L").convert("RGB"))
+    (result,) = classifier.stream([Image.radial_gradient("L").convert("RGB")])
+    if result.error:
+        raise ResNeStError(result.error)
     seconds = time.monotonic() - start
     return f"{classifier.describe()}: a gradient is '{result.top1.label}', {seconds:.1f} s"
 

@@ -12,6 +12,8 @@ from resnest_cli.errors import CheckpointError, UsageError
 from resnest_cli.terminal import DownloadBar, stderr_is_terminal
 from resnest_cli.variants import VARIANTS, get_variant
 
+_ALL_GB = sum(v.size or v.params * 4 for v in VARIANTS) / 1e9
+
 
 def download(
     names: Annotated[
@@ -23,12 +25,12 @@ def download(
             show_default=False,
         ),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All variants (1.5 GB).")] = False,
+    every: Annotated[bool, typer.Option("--all", help=f"All variants, {_ALL_GB:.1f} GB.")] = False,
 ) -> int:
     """Fetch and verify checkpoints, so that predict needs no network.
 
-    Files that are there already are verified. They go to $RESNEST_HOME/checkpoints, by default
-    the user's cache folder; 'resnest doctor' names it. $RESNEST_MIRROR is tried first.
+    Files that are there and were verified are left alone. They go to $RESNEST_HOME/checkpoints,
+    by default the user's cache folder; 'resnest doctor' names it. $RESNEST_MIRROR is tried first.
 
     Examples:
 

@@ -41,7 +41,8 @@ def list_models(
     """List the variants: size, cost, how they see pictures, published accuracy.
 
     GMACs are for one picture of the crop size. top-1 and top-5 are per cent on ImageNet-1k's
-    validation set, as published for the preprocessing shown.
+    validation set, as published: by timm for the preprocessing shown, else by the authors for
+    theirs.
 
     Examples:
 

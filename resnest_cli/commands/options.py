@@ -167,7 +167,9 @@ BatchSize = Annotated[
         "-b",
         metavar="N",
         min=1,
-        help=r"Pictures per step, 1 and up. \[default: chosen for the machine]",
+        max=4096,
+        help="Pictures per step; an incomplete batch takes as long as a full one. "
+        r"\[default: chosen for the machine]",
         rich_help_panel=_MACHINE,
     ),
 ]
@@ -178,7 +180,8 @@ Workers = Annotated[
         "-j",
         metavar="N",
         min=1,
-        help=r"Threads that decode, 1 and up. \[default: chosen for the machine]",
+        max=256,
+        help=r"Threads that decode. \[default: chosen for the machine]",
         rich_help_panel=_MACHINE,
     ),
 ]
@@ -186,7 +189,7 @@ Offline = Annotated[
     bool,
     typer.Option(
         "--offline",
-        help="Never touch the network for weights; $RESNEST_OFFLINE=1 does the same.",
+        help="Never touch the network; $RESNEST_OFFLINE=1 does the same.",
         rich_help_panel=_MACHINE,
     ),
 ]

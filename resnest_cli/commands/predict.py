@@ -43,22 +43,38 @@ class Inputs:
     def __post_init__(self) -> None:
         if not self.named and self.files_from is None:
             raise UsageError("nothing to classify; name pictures, folders, globs, URLs or -")
-        if self.files_from == sources.STDIN and sources.STDIN in self.named:
-            raise UsageError("standard input cannot be both a picture and the list of inputs")
+        if (*self.named, self.files_from).count(sources.STDIN) > 1:
+            raise UsageError("standard input holds one picture or one list: give - only once")
+
+    def check(self) -> None:
+        """Raise `ResNeStError`, before anything is loaded or written, if there is no picture."""
+        if self.files_from and not os.path.isfile(self.files_from):
+            if self.files_from != sources.STDIN and not os.path.exists(self.files_from):
+                raise UsageError(f"there is no list '{self.files_from}'")
+            return  # a pipe can be read only once
+        reason = "the list of inputs is empty"
+        for source in self.sources():
+            if not source.empty:
+                return
+            reason = f"{source.error}: '{source.name}'"
+        raise ResNeStError(f"nothing to classify: {reason}")
 
     def sources(self) -> Iterator[sources.Source]:
         """The pictures, lazily."""
         yield from sources.expand(self.named)
         if self.files_from is not None:
-            yield from sources.expand(sources.read_list(self.files_from))
+            listed = sources.read_list(self.files_from)
+            yield from sources.expand(name for name in listed if name != sources.STDIN)
 
     def count(self) -> int | None:
         """How many pictures there are; None where only reading on would tell."""
-        return None if self.files_from == sources.STDIN else sum(1 for _ in self.sources())
+        if self.files_from and not os.path.isfile(self.files_from):
+            return None
+        return sum(1 for _ in self.sources())
 
     def is_one_picture(self) -> bool:
         """Whether there is no more than one to wait for."""
-        return len(self.named) == 1 and not self.files_from and Path(self.named[0]).is_file()
+        return len(self.named) == 1 and not self.files_from and os.path.isfile(self.named[0])
 
 
 @dataclass
@@ -67,11 +83,6 @@ class Tally:
 
     done: int = 0
     failed: int = 0
-    pictures: int = 0  # without inputs that held none
-
-    def exit_code(self) -> int:
-        """0, or 3 where some failed, or 1 where there was no picture at all."""
-        return 1 if self.done and not self.pictures else 3 if self.failed else 0
 
 
 def predict(
@@ -128,6 +139,7 @@ def predict(
     """
     _set_verbosity(quiet=quiet, verbose=verbose)
     wanted = Inputs(tuple(inputs or ()), files_from)
+    wanted.check()
     chosen = _chosen_format(fmt, output, resume=resume, overwrite=overwrite)
     # an explicit --weights may say which model it is, so the environment's default waits
     name = model or (None if weights else os.environ.get("RESNEST_MODEL") or None)
@@ -157,7 +169,7 @@ def predict(
         output,
         fmt=chosen,
         top_k=classifier.top_k,
-        settings=_settings(classifier) if output else {},
+        settings=_settings(classifier) if output and chosen != "table" else {},
         foot=classifier.describe(),
         resume=resume,
     ) as results:
@@ -168,14 +180,14 @@ def _run(
     classifier: Classifier, inputs: Inputs, output: Output, path: Path | None, *, quiet: bool
 ) -> int:
     """Classify what is left to do; the exit code."""
-    tally = Tally(output.finished, output.failed, output.finished)
+    tally = Tally(output.finished, output.failed)
     start = time.monotonic()
     to_terminal = path is None and sys.stdout.isatty()
     show = stderr_is_terminal() and not (quiet or to_terminal or inputs.is_one_picture())
     bar = picture_bar(inputs.count, tally.done) if show else nullcontext(lambda: None)
     try:
         with bar as advance:
-            left = _noted(output.remaining(inputs.sources()), tally)
+            left = output.remaining(inputs.sources())
             for result in classifier.stream(left, continued=output.finished > 0):
                 output.write(result)
                 tally.done += 1
@@ -183,20 +195,14 @@ def _run(
                 advance()
         output.finish()
     except KeyboardInterrupt:
-        kept = f"; '{path}' holds them, and --resume goes on" if path else ""
+        kept = ", which are kept: --resume goes on" if path and output.resumable else ""
         log.warning("interrupted after %s%s", _pictures(tally.done), kept)
         raise
     if not tally.done:
         raise ResNeStError("nothing to classify: the list of inputs is empty")
     if not quiet and (tally.done > 1 or tally.failed):
         log.log(SUMMARY, _summary(tally, tally.done - output.finished, time.monotonic() - start))
-    return tally.exit_code()
-
-
-def _noted(found: Iterator[sources.Source], tally: Tally) -> Iterator[sources.Source]:
-    for source in found:
-        tally.pictures += not source.empty
-        yield source
+    return 3 if tally.failed else 0
 
 
 def _summary(tally: Tally, now: int, seconds: float) -> str:
@@ -240,7 +246,7 @@ def _colour(text: str | None) -> tuple[int, int, int] | None:
 
 def _settings(classifier: Classifier) -> dict[str, Any]:
     """What decides the rows, and what else is good to know of a run."""
-    from resnest_cli.fetch import sha256_of
+    from resnest_cli.checkpoints import digest
 
     c = classifier
     return {
@@ -250,7 +256,7 @@ def _settings(classifier: Classifier) -> dict[str, Any]:
         "device": c.engine.device,
         "settings": {
             "model": c.card.name,
-            "weights_sha256": sha256_of(c.engine.weights),
+            "weights_sha256": digest(c.engine.weights),
             "preprocessing": json.loads(json.dumps(c.preprocessing.as_dict())),
             "precision": c.engine.precision,
             "labels_sha256": hashlib.sha256("\n".join(c.labels.names).encode()).hexdigest(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -53,12 +55,24 @@ class TorchEngine:
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pictures (N, crop, crop, 3), 0 to 255, to logits (N, classes)."""
+        cudnn = torch.backends.cudnn
         with (
             torch.inference_mode(),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=self.precision != "fp32"),
+            cudnn.flags(  # fp32 means fp32: no TF32
+                enabled=cudnn.enabled,
+                benchmark=cudnn.benchmark,
+                deterministic=cudnn.deterministic,
+                allow_tf32=cudnn.allow_tf32 and self.precision != "fp32",
+            ),
         ):
-            logits: Tensor = self._network(self._input(pixels))
-            array: NDArray[np.float32] = logits.float().cpu().numpy()
+            try:
+                logits: Tensor = self._network(self._input(pixels))
+                array: NDArray[np.float32] = logits.float().cpu().numpy()
+            except torch.OutOfMemoryError as error:
+                raise EngineError(
+                    f"{self.device} has not enough memory for batches of {len(pixels)}; "
+                    "give a smaller --batch-size"
+                ) from error
         return array
 
     def _input(self, pixels: NDArray[np.uint8]) -> Tensor:
@@ -74,9 +88,9 @@ def resolve_device(device: str) -> str:
         UsageError: no device is called that.
         EngineError: it is not to be had.
     """
-    kind, _, number = device.partition(":")
-    if kind not in DEVICES or (number and not (kind == "cuda" and number.isdigit())):
+    if not re.fullmatch("auto|cpu|mps|cuda(:[0-9]+)?", device):
         raise UsageError(f"no device is called '{device}'; use {', '.join(DEVICES)} or cuda:N")
+    kind, _, number = device.partition(":")
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
         return "cuda" if cuda else "mps" if mps else "cpu"

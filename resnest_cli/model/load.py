@@ -148,6 +148,8 @@ def read_state(path: Path) -> tuple[State, ModelCard | None]:
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than plain tensors.
     """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"'{path}' is no regular file")
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -157,8 +159,8 @@ def read_state(path: Path) -> tuple[State, ModelCard | None]:
         values, card = _read_safetensors(path) if safe else (_read_torch(path, head), None)
     except OSError as error:
         raise CheckpointError(f"cannot read '{path}': {error.strerror or error}") from error
-    state = _published_names(_unwrapped(values))
-    if "conv1.0.weight" not in state:
+    state = _published_names(_unwrapped(values), path)
+    if "conv1.0.weight" not in state or state["conv1.0.weight"].ndim != 4:
         some = ", ".join(list(state)[:4]) or "no tensor at all"
         raise CheckpointError(f"'{path}' holds no ResNeSt; what it has is {some}")
     return state, card
@@ -219,20 +221,23 @@ def _blocked_global(message: str) -> str | None:
 
 
 def _unwrapped(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    for wrapper in _WRAPPERS:
-        inner = values.get(wrapper)
-        if isinstance(inner, Mapping):
-            log.info("taking the weights under '%s'", wrapper)
-            return _unwrapped(inner)
+    for _ in range(3):  # no training script wraps more often
+        wrapper = next((w for w in _WRAPPERS if isinstance(values.get(w), Mapping)), None)
+        if wrapper is None:
+            break
+        log.info("taking the weights under '%s'", wrapper)
+        values = values[wrapper]
     return values
 
 
-def _published_names(values: Mapping[str, Any]) -> State:
+def _published_names(values: Mapping[str, Any], path: Path) -> State:
     state = {}
     for key, value in values.items():
         if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.is_meta or value.is_quantized:
+                raise CheckpointError(f"'{path}' holds a tensor that is not plain: {key}")
             name = str(key)
             while prefix := next((p for p in _PREFIXES if name.startswith(p)), None):
                 name = name.removeprefix(prefix)
-            state[name] = value.float() if value.is_floating_point() else value
+            state[name] = value if name.endswith("num_batches_tracked") else value.float()
     return state

@@ -34,8 +34,8 @@ def identify(state: State, path: Path, model: str | None = None) -> ModelCard:
         return ModelCard.of_variant(get_variant(model), **shape)
     if not fitting:
         raise CheckpointError(
-            f"'{path}' holds a ResNeSt of no published shape: {infer_architecture(state)}\n"
-            "say which one it is with --model, or save it with a model card"
+            f"'{path}' holds no published ResNeSt, and no card says what it holds: "
+            f"{infer_architecture(state) or 'its parameters are of another network'}"
         )
     named = [v for v in fitting if v.name in path.name or (v.alias and v.alias in path.name)]
     variant = max(named, key=lambda v: len(v.name), default=fitting[0])
@@ -119,7 +119,8 @@ def adapt_input(filters: Tensor, channels: int) -> Tensor:
 
 
 def _shape(state: State) -> dict[str, int]:
-    classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
+    head = state.get("fc.weight")
+    classes = head.shape[0] if head is not None and head.ndim else 0
     return {"num_classes": classes, "in_channels": state["conv1.0.weight"].shape[1]}
 
 

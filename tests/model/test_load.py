@@ -1,6 +1,7 @@
 """Checkpoints as they are found in the wild."""
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,48 @@ def test_a_card_that_makes_no_sense_is_refused(card, state, tmp_path):
     save_file({k: v.clone() for k, v in state.items()}, path, {"resnest": card})
     with pytest.raises(CheckpointError, match="card"):
         read_state(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": 5},
+        {"num_classes": "1000"},
+        {"num_classes": -1},
+        {"in_channels": -3},
+        {"preprocessing": {"crop": 224.5}},
+        {"preprocessing": {"std": [1, 1, float("inf")]}},
+        {"labels": {"names": ["a"] * 1000, "wnids": ["n1"]}},
+        {"labels": {"names": ["a"] * 999, "wnids": None}},
+        {"architecture": {"blocks": [1, 1, 1]}},
+        {"architecture": {"radix": 10**6}},
+    ],
+    ids=str,
+)
+def test_a_card_with_absurd_values_is_refused(change):
+    values = json.loads(ModelCard.of_variant(get_variant("resnest14")).to_json())
+    for key, value in change.items():
+        nested = isinstance(value, dict) and key != "labels"
+        values[key] = values[key] | value if nested else value
+    with pytest.raises(ValueError, match=r"."):
+        ModelCard.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.ones(()),
+        torch.ones(32, 3, 3, 3).to_sparse(),
+        torch.ones(32, 3, 3, 3, device="meta"),
+    ],
+    ids=["0-d", "sparse", "meta"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_not_plain_are_refused(odd, state, tmp_path):
+    path = tmp_path / "odd.pth"
+    torch.save(state | {"conv1.0.weight": odd}, path)
+    with pytest.raises(CheckpointError, match=r"odd\.pth"):
+        load_model(weights=path)
 
 
 def test_a_wrong_name_is_a_wrong_command_line():
