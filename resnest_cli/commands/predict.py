@@ -62,9 +62,11 @@ class Inputs:
     def sources(self) -> Iterator[sources.Source]:
         """The pictures, lazily."""
         yield from sources.expand(self.named)
-        if self.files_from is not None:
-            listed = sources.read_list(self.files_from)
-            yield from sources.expand(name for name in listed if name != sources.STDIN)
+        for name in sources.read_list(self.files_from) if self.files_from else ():
+            if name == sources.STDIN:
+                yield sources.Source(name, error="standard input cannot be named in a list")
+            else:
+                yield from sources.expand([name])
 
     def count(self) -> int | None:
         """How many pictures there are; None where only reading on would tell."""
