@@ -6,7 +6,10 @@ Photographs are not part of the repository. `$RESNEST_TEST_DATA` names a folder 
 
 from __future__ import annotations
 
+import json
 import os
+import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -128,3 +131,49 @@ def legacy_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = lively(timm.create_model("resnest14d"))
     torch.save(network.state_dict(), path, _use_new_zipfile_serialization=False)
     return path
+
+
+@pytest.fixture
+def predict(run: Run, legacy_checkpoint: Path) -> Run:
+    """`resnest predict` with a resnest14 in a file that does not say so."""
+
+    def call(*arguments: object, **options: Any) -> Any:
+        return run("predict", "--weights", legacy_checkpoint, *arguments, **options)
+
+    return call
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[Any]:
+    """The rows of JSON Lines on standard output."""
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Thirty pictures, three of them broken."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(30):
+        path = folder / f"{number:03}.jpg"
+        drawn(400, 300, seed=number % 7).save(path)
+        if number % 10 == 4:
+            path.write_bytes(path.read_bytes()[:3000])
+    return folder
+
+
+def in_terminal(command: list[Any]) -> tuple[int, str]:
+    """What a person sees, without the codes for colours."""
+    parent, child = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "PYTHONUTF8": "1"}
+    with subprocess.Popen(
+        [*map(str, command)], stdin=child, stdout=child, stderr=child, env=environment
+    ) as process:
+        os.close(child)
+        seen = b""
+        try:
+            while chunk := os.read(parent, 4096):
+                seen += chunk
+        except OSError:  # how Linux says that the other end is closed
+            pass
+    os.close(parent)
+    return process.returncode, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())

@@ -1,0 +1,197 @@
+"""Runs of `resnest predict`: outputs, interruptions, terminals, devices and memory."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RESNEST, in_terminal, lines
+
+
+def test_quiet_and_verbose(predict, pictures):
+    assert predict(pictures, "-q", "-f", "csv").stderr == ""
+    assert "looks like resnest14" in predict(pictures, "-v", "-f", "csv").stderr
+
+
+def test_an_existing_output_is_kept_unless_asked(predict, drawn_picture, tmp_path):
+    out = tmp_path / "out.csv"
+    assert predict(drawn_picture, "-o", out).returncode == 0
+    before = out.read_bytes()
+    done = predict(drawn_picture, "-o", out)
+    assert done.returncode == 1
+    assert "--resume" in done.stderr
+    assert "--overwrite" in done.stderr
+    assert predict(drawn_picture, "-o", out, "--resume").returncode == 0
+    assert out.read_bytes() == before
+    assert predict(drawn_picture, drawn_picture, "-o", out, "--overwrite").returncode == 0
+    assert len(out.read_bytes().splitlines()) == 3
+    record = json.loads(Path(f"{out}.run.json").read_text())
+    assert record["settings"]["model"] == "resnest14"
+    assert record["settings"]["preprocessing"]["name"] == "default"
+
+
+def test_resuming_with_other_settings_is_refused(predict, drawn_picture, tmp_path):
+    out = tmp_path / "out.csv"
+    predict(drawn_picture, "-o", out)
+    done = predict(drawn_picture, "-o", out, "--resume", "--threshold", 0.5)
+    assert done.returncode == 1
+    assert "threshold was 0.0, now 0.5" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fmt", "how"),
+    [
+        ("jsonl", signal.SIGKILL),
+        ("json", signal.SIGINT),
+        ("csv", signal.SIGTERM),
+        ("parquet", signal.SIGKILL),
+    ],
+)
+def test_a_run_that_is_stopped_is_resumed_to_the_same_rows(
+    predict, many, legacy_checkpoint, tmp_path, fmt, how
+):
+    whole, cut = tmp_path / f"whole.{fmt}", tmp_path / f"cut.{fmt}"
+    assert predict(many, "-o", whole).returncode == 3
+    command = [*RESNEST, "predict", "--weights", legacy_checkpoint, many, "-o", cut]
+    with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as process:
+        rows = Path(f"{cut}.journal") if fmt == "parquet" else cut
+        while not (rows.exists() and rows.stat().st_size > 3000):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.005)
+        process.send_signal(how)
+        message = process.stderr.read()
+    if how != signal.SIGKILL:
+        assert process.returncode == 130
+        assert "interrupted after" in message
+        assert "--resume" in message
+    done = predict(many, "-o", cut, "--resume")
+    assert done.returncode == 3, done.stderr
+    assert "with the earlier run's" in done.stderr
+    if fmt == "parquet":
+        import pyarrow.parquet as pq
+
+        assert pq.read_table(cut).to_pylist() == pq.read_table(whole).to_pylist()
+    else:
+        assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_a_reader_that_has_enough_ends_the_run_quietly(many, legacy_checkpoint):
+    command = [*RESNEST, "predict", "--weights", legacy_checkpoint, many, "-f", "jsonl", "-b", "1"]
+    with subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 0
+    assert errors == b""
+
+
+def test_bars_at_a_terminal(drawn_picture, legacy_checkpoint):
+    code, seen = in_terminal([*RESNEST, "predict", "--weights", legacy_checkpoint, drawn_picture])
+    assert code == 0
+    assert "▏" in seen or "█" in seen
+    assert "resnest14 · default (resize 256, crop 224, bilinear) · torch · cpu · fp32" in seen
+
+
+def test_progress_at_a_terminal(many, legacy_checkpoint, tmp_path):
+    code, seen = in_terminal(
+        [*RESNEST, "predict", "--weights", legacy_checkpoint, many, "-o", tmp_path / "out.csv"]
+    )
+    assert code == 3
+    assert "classifying" in seen
+    assert "/30" in seen
+    assert "30 pictures in" in seen
+
+
+def test_a_list_from_a_pipe_is_read_once(drawn_picture, legacy_checkpoint, tmp_path):
+    names = "\n".join([str(drawn_picture)] + ["nope.jpg"] * 3000)
+    script = (
+        f"cat {tmp_path}/list | {sys.executable} -m resnest_cli predict --files-from /dev/stdin"
+    )
+    script += f" --weights {legacy_checkpoint} -o {tmp_path}/out.jsonl"
+    (tmp_path / "list").write_text(names)
+    code, seen = in_terminal(["sh", "-c", script])
+    assert code == 3, seen
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3001
+
+
+def test_an_interruption_does_not_wait_for_a_picture_that_never_comes(legacy_checkpoint):
+    command = [*RESNEST, "predict", "--weights", legacy_checkpoint, "-", "-v"]
+    with subprocess.Popen(
+        [*map(str, command)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert "looks like" in process.stderr.readline()
+        time.sleep(1.5)  # until it waits for standard input
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("fmt", ["table", "csv", "jsonl", "json"])
+def test_devices_and_links_are_written_through(predict, drawn_picture, tmp_path, fmt):
+    (tmp_path / "link.out").symlink_to(tmp_path / "target.out")
+    for name in (os.devnull, "link.out"):
+        assert predict(drawn_picture, "-o", name, "-f", fmt).returncode == 0
+    assert not Path(os.devnull).is_file()
+    assert (tmp_path / "link.out").is_symlink()
+    assert (tmp_path / "target.out").stat().st_size > 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("command", [["predict"], ["predict", "-f", "csv"], ["list-models"]])
+def test_a_full_disk_is_told(run, legacy_checkpoint, drawn_picture, command):
+    if command[0] == "predict":
+        command = [*command, "--weights", legacy_checkpoint, drawn_picture]
+    with open("/dev/full", "wb") as full:
+        done = run(*command, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "No space left" in done.stderr
+
+
+def test_a_wrong_list_costs_no_earlier_results(predict, drawn_picture, tmp_path):
+    (tmp_path / "old.csv").write_text("precious")
+    done = predict(drawn_picture, "--files-from", "nope", "-o", "old.csv", "--overwrite")
+    assert done.returncode == 2
+    assert (tmp_path / "old.csv").read_text() == "precious"
+
+
+def test_names_too_long_for_the_system(run, predict):
+    assert run("x" * 300).returncode == 2
+    done = predict("x" * 300, "-f", "jsonl")
+    assert done.returncode == 3
+    assert "name too long" in lines(done)[0]["error"]
+    assert predict("x.jpg", "-o", "x" * 300).returncode == 1
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(legacy_checkpoint, many, tmp_path):
+    """Peaks of whole processes, in the kernel's own accounting."""
+    peaks = []
+    for count in (20, 300):
+        folder = tmp_path / f"links{count}"
+        folder.mkdir()
+        for number in range(count):
+            os.symlink(many / f"{number % 30:03}.jpg", folder / f"{number:04}.jpg")
+        command = [
+            *RESNEST,
+            "predict",
+            "--weights",
+            legacy_checkpoint,
+            folder,
+            "-o",
+            f"{folder}.jsonl",
+        ]
+        process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
+        _, code, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(code)
+        assert process.returncode == 3
+        peaks.append(usage.ru_maxrss)
+        shutil.rmtree(folder)
+    assert peaks[1] <= 1.15 * peaks[0]
