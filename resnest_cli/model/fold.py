@@ -14,8 +14,7 @@ def fold_batch_norm(network: ResNeSt) -> None:
     """Fold every batch norm of a network in eval mode into its convolution, in place.
 
     In eval mode a batch norm is y = (x - mean) * scale + bias with scale = weight / sqrt(var +
-    eps), so the convolution before it can do it. Computed in float64: the answers move by rounding
-    only.
+    eps), so the convolution before it can do it. The answers move by rounding only.
     """
     for owner, conv_name, norm_name in list(_pairs(network)):
         conv, norm = owner.get_submodule(conv_name), owner.get_submodule(norm_name)
@@ -48,6 +47,5 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     assert var is not None
     scale = norm.weight.double() / (var.double() + norm.eps).sqrt()
     bias = conv.bias.double() if conv.bias is not None else 0.0
-    weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
-    conv.weight = nn.Parameter(weight.float())
+    conv.weight = nn.Parameter(conv.weight * scale.float().view(-1, 1, 1, 1))
     conv.bias = nn.Parameter(((bias - mean.double()) * scale + norm.bias.double()).float())
