@@ -14,6 +14,9 @@ from fnmatch import fnmatchcase
 from resnest_cli.errors import UsageError
 from resnest_cli.preprocess import Preprocessing
 
+EXPANSION = 4  # a bottleneck gives four times the channels of its 3x3 convolution's base
+STAGE_BASES = (64, 128, 256, 512)  # that base, stage by stage, at width 1
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -25,6 +28,17 @@ class Architecture:
     cardinality: int = 1  # groups, as in ResNeXt
     base_width: int = 64  # channels of one group in the first stage
     avd_first: bool = False  # pool before the 3x3 convolution (the fast variants) or behind it
+    width: float = 1.0  # factor on every channel count, for small data and small files
+
+    def scaled(self, channels: int) -> int:
+        """A channel count times `width`, rounded to a multiple of 8 and at least 8."""
+        return max(8 * round(channels * self.width / 8), 8)
+
+    @property
+    def stage_channels(self) -> tuple[int, int, int, int]:
+        """Channels behind each of the four stages: 256, 512, 1024 and 2048 at width 1."""
+        first, second, third, fourth = (self.scaled(base) * EXPANSION for base in STAGE_BASES)
+        return first, second, third, fourth
 
 
 @dataclass(frozen=True)

@@ -13,22 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from resnest_cli.model.split_attention import SplitAttention
-from resnest_cli.variants import Architecture
-
-EXPANSION = 4  # a bottleneck gives four times the channels of its 3x3 convolution's base
-STAGE_CHANNELS = (64, 128, 256, 512)  # that base, stage by stage
+from resnest_cli.variants import EXPANSION, Architecture
 
 
 class Bottleneck(nn.Module):
     """1x1, split attention, 1x1, and a shortcut around them."""
 
     def __init__(
-        self, architecture: Architecture, in_channels: int, base: int, *, stride: int
+        self, architecture: Architecture, in_channels: int, out_channels: int, *, stride: int
     ) -> None:
         super().__init__()
         a = architecture
-        width = int(base * a.base_width / 64) * a.cardinality
-        out_channels = base * EXPANSION
+        width = int(out_channels // EXPANSION * a.base_width / 64) * a.cardinality
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         # average-pool downsampling (AVD): the 3x3 convolution itself always has stride 1
@@ -52,7 +48,7 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) to (N, 4 * base, ceil(H / stride), ceil(W / stride))."""
+        """(N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.avd_behind(self.conv2(self.avd_before(out)))
         out = self.bn3(self.conv3(out))
@@ -82,9 +78,9 @@ class ResNeSt(nn.Module):
         self.architecture = architecture
         self.num_classes = num_classes
         self.in_channels = in_channels
-        self.num_features = STAGE_CHANNELS[-1] * EXPANSION
+        stem, stages = architecture.scaled(architecture.stem_width), architecture.stage_channels
+        self.num_features = stages[-1]
 
-        stem = architecture.stem_width
         self.conv1 = nn.Sequential(
             nn.Conv2d(in_channels, stem, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(stem),
@@ -99,9 +95,9 @@ class ResNeSt(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
         self.layer1 = _stage(architecture, 0, stem * 2)
-        self.layer2 = _stage(architecture, 1, STAGE_CHANNELS[0] * EXPANSION)
-        self.layer3 = _stage(architecture, 2, STAGE_CHANNELS[1] * EXPANSION)
-        self.layer4 = _stage(architecture, 3, STAGE_CHANNELS[2] * EXPANSION)
+        self.layer2 = _stage(architecture, 1, stages[0])
+        self.layer3 = _stage(architecture, 2, stages[1])
+        self.layer4 = _stage(architecture, 3, stages[2])
 
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
@@ -112,17 +108,17 @@ class ResNeSt(nn.Module):
         return logits
 
     def pooled_features(self, x: Tensor) -> Tensor:
-        """Pictures (N, in_channels, H, W) to what the last layer sees: (N, 2048)."""
+        """Pictures (N, in_channels, H, W) to what the last layer sees: (N, num_features)."""
         return self.forward_features(x).mean((2, 3))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Pictures (N, in_channels, H, W) to the last feature maps (N, 2048, H / 32, W / 32)."""
+        """Pictures (N, in_channels, H, W) to the last maps (N, num_features, H / 32, W / 32)."""
         return self.stage_features(x)[-1]
 
     def stage_features(self, x: Tensor) -> list[Tensor]:
         """The maps behind each of the four stages, at 1/4, 1/8, 1/16 and 1/32 of the resolution.
 
-        Their channels are 256, 512, 1024 and 2048.
+        Their channels are `architecture.stage_channels`: 256, 512, 1024 and 2048 at width 1.
         """
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = []
@@ -134,10 +130,10 @@ class ResNeSt(nn.Module):
 
 def _stage(architecture: Architecture, number: int, in_channels: int) -> nn.Sequential:
     """The bottlenecks of stage 0 to 3; the first of stages 1 to 3 halves the resolution."""
-    base = STAGE_CHANNELS[number]
-    first = Bottleneck(architecture, in_channels, base, stride=2 if number else 1)
+    out_channels = architecture.stage_channels[number]
+    first = Bottleneck(architecture, in_channels, out_channels, stride=2 if number else 1)
     others = range(architecture.blocks[number] - 1)
-    rest = (Bottleneck(architecture, base * EXPANSION, base, stride=1) for _ in others)
+    rest = (Bottleneck(architecture, out_channels, out_channels, stride=1) for _ in others)
     return nn.Sequential(first, *rest)
 
 

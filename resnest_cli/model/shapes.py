@@ -12,7 +12,14 @@ from torch import Tensor
 from resnest_cli.card import ModelCard
 from resnest_cli.errors import CheckpointError
 from resnest_cli.model.resnest import ResNeSt
-from resnest_cli.variants import VARIANTS, Architecture, Variant, get_variant
+from resnest_cli.variants import (
+    EXPANSION,
+    STAGE_BASES,
+    VARIANTS,
+    Architecture,
+    Variant,
+    get_variant,
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,15 +74,17 @@ def infer_architecture(state: State) -> Architecture | None:
     """
     try:
         conv = state["layer1.0.conv2.conv.weight"]
+        base = state["layer1.0.conv3.weight"].shape[0] // EXPANSION
         width = state["layer1.0.conv1.weight"].shape[0]
         radix = conv.shape[0] // width
         cardinality = width // (conv.shape[1] * radix)
         return Architecture(
             blocks=(_depth(state, 1), _depth(state, 2), _depth(state, 3), _depth(state, 4)),
-            stem_width=state["conv1.0.weight"].shape[0],
+            stem_width=state["conv1.0.weight"].shape[0] * STAGE_BASES[0] // base,
             radix=radix,
             cardinality=cardinality,
-            base_width=width // cardinality,
+            base_width=width * STAGE_BASES[0] // (cardinality * base),
+            width=base / STAGE_BASES[0],
         )
     except (KeyError, IndexError, ZeroDivisionError):
         return None
