@@ -26,6 +26,7 @@ class ModelCard:
     preprocessing: Preprocessing
     labels: Labels | None  # None: nobody said
     tool_version: str | None = None  # of the `resnest` that wrote the file
+    recipe: Mapping[str, Any] | None = None  # how it was trained: a `Recipe` as plain values
 
     @classmethod
     def of_variant(
@@ -69,6 +70,8 @@ class ModelCard:
     def _check(self) -> None:
         if not isinstance(self.name, str) or len(self.name) > 200:
             raise ValueError("its name is no short text")
+        if not isinstance(self.recipe, Mapping | None):
+            raise ValueError("its recipe is no table of values")
         for count in (self.num_classes, self.in_channels):
             if not isinstance(count, int) or not 0 <= count <= 1_000_000:
                 raise ValueError(f"classes and channels are numbers, not {count!r}")
@@ -87,6 +90,8 @@ def _architecture(values: Mapping[str, Any]) -> Architecture:
     a = Architecture(**values)
     first, second, third, fourth = a.blocks
     a = replace(a, blocks=(first, second, third, fourth))
+    if not (isinstance(a.width, int | float) and 0 < a.width <= 8):
+        raise ValueError(f"not a ResNeSt: {a}")
     sizes = (*a.blocks, a.stem_width, a.radix, a.cardinality, a.base_width)
     if not all(isinstance(s, int) and 1 <= s <= 1024 for s in sizes):
         raise ValueError(f"not a ResNeSt: {a}")

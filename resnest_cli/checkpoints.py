@@ -116,7 +116,8 @@ def _download(variant: Variant, on_progress: Progress | None) -> Path:
 def _by_hand(variant: Variant) -> str:
     return (
         f"put {variant.file_name} into '{cache.checkpoints_folder()}', "
-        "name a mirror in $RESNEST_MIRROR, or use a local checkpoint with --weights FILE"
+        "name a mirror in $RESNEST_MIRROR, or use a local checkpoint with --weights FILE; "
+        "--model demo works at once, for ten everyday classes"
     )
 
 

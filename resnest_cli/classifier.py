@@ -124,18 +124,25 @@ class Classifier:
         picture that is the stream's one and only is run alone, unless the stream is `continued`
         from an earlier one.
         """
+        for source, logits in self.logits(images, continued=continued):
+            if isinstance(logits, ImageError):
+                yield Result(source.name, error=str(logits))
+            else:
+                yield self._result(source, logits)
+
+    def logits(
+        self, images: Iterable[ImageLike | Source], *, continued: bool = False
+    ) -> Iterator[tuple[Source, NDArray[np.float32] | ImageError]]:
+        """As `stream`, but each picture's logits (classes) as they come from the network."""
         sources = map(as_source, images)
         for number, batch in enumerate(
             batches(sources, self._prepare, batch_size=self.batch_size, workers=self.workers)
         ):
             good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
             alone = number == 0 and len(batch) == 1 and not continued
-            logits = iter(self._run(good, 1 if alone else self.batch_size))
+            rows = iter(self._run(good, 1 if alone else self.batch_size))
             for source, pixels in batch:
-                if isinstance(pixels, ImageError):
-                    yield Result(source.name, error=str(pixels))
-                else:
-                    yield self._result(source, next(logits))
+                yield source, pixels if isinstance(pixels, ImageError) else next(rows)
 
     def describe(self) -> str:
         """One line: model, preprocessing, engine, device and precision."""

@@ -20,8 +20,10 @@ import typer
 from resnest_cli import __version__
 from resnest_cli.commands.doctor import doctor
 from resnest_cli.commands.download import download
+from resnest_cli.commands.evaluate import evaluate
 from resnest_cli.commands.list_models import list_models
 from resnest_cli.commands.predict import predict
+from resnest_cli.commands.train import train
 from resnest_cli.errors import ReaderGone, ResNeStError
 from resnest_cli.sources import is_url
 
@@ -35,6 +37,8 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "predict": predict,
     "list-models": list_models,
     "download": download,
+    "train": train,
+    "evaluate": evaluate,
     "doctor": doctor,
 }
 for _name, _command in COMMANDS.items():

@@ -5,6 +5,7 @@
     ├── CheckpointError         1  weights are missing, damaged or of another network
     │   └── DownloadError       1  no address gave the file
     ├── ImageError              -  one picture could not be read: becomes that picture's error row
+    ├── DatasetError            1  labelled pictures are not there, or not as they must be
     ├── LabelsError             1  class names are unreadable or of the wrong number
     ├── EngineError             1  a device, engine or precision is not to be had
     └── OutputError             1  results cannot be written, or resumed, where they should go
@@ -38,6 +39,10 @@ class DownloadError(CheckpointError):
 
 class ImageError(ResNeStError):
     """One picture could not be read; in a batch it becomes that picture's error row."""
+
+
+class DatasetError(ResNeStError):
+    """Labelled pictures are not there, or not as training or evaluation needs them."""
 
 
 class LabelsError(ResNeStError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from resnest_cli.writers import printable, title
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
+SUMMARY = logging.WARNING + 1  # the level of what is shown unless --quiet, and no warning
 _BAR_WIDTH = 24  # columns of a bar that stands for a probability of 1
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -69,7 +71,7 @@ class DownloadBar:
         if self._bar is None:
             from rich import progress
 
-            self._bar = _bar(
+            self._bar = progress_bar(
                 progress.DownloadColumn(),
                 progress.TransferSpeedColumn(),
                 progress.TimeRemainingColumn(),
@@ -87,22 +89,25 @@ class DownloadBar:
 
 
 @contextmanager
-def picture_bar(count: Callable[[], int | None], done: int) -> Iterator[Callable[[], None]]:
+def picture_bar(
+    count: Callable[[], int | None], done: int, label: str = "classifying"
+) -> Iterator[Callable[[], None]]:
     """A bar over pictures, on standard error; yields what to call for each.
 
     Args:
         count: how many there are in all; called in a thread, as it may walk large folders.
         done: how many an earlier run has done.
+        label: what is done with them.
     """
     from rich import progress
 
-    bar = _bar(
+    bar = progress_bar(
         progress.MofNCompleteColumn(),
         progress.TextColumn("{task.fields[rate]}"),
         progress.TimeRemainingColumn(),
     )
     with bar:
-        task = bar.add_task("classifying", total=None, completed=done, rate="")
+        task = bar.add_task(label, total=None, completed=done, rate="")
 
         def show_total() -> None:
             with suppress(ResNeStError):  # what is wrong with the inputs is told elsewhere
@@ -120,12 +125,19 @@ def picture_bar(count: Callable[[], int | None], done: int) -> Iterator[Callable
         yield advance
 
 
+def set_verbosity(*, quiet: bool, verbose: bool) -> None:
+    """How much goes to standard error."""
+    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+    logging.getLogger("resnest_cli").setLevel(level)
+
+
 def stderr_is_terminal() -> bool:
     """Whether a person can see progress."""
     return sys.stderr.isatty()
 
 
-def _bar(*columns: ProgressColumn) -> Progress:
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """Bars on standard error, each with a description, the bar and these columns."""
     from rich import progress
     from rich.console import Console
 

@@ -142,7 +142,7 @@ def test_doctor(run, tmp_path):
         str(tmp_path / "home"),
     ):
         assert words in done.stdout
-    assert "resnest download resnest50" in done.stdout
+    assert "boat.jpg is a ship" in done.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -15,21 +15,29 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 # what may import torch when it is itself imported
-TORCH = ("resnest_cli.model", "resnest_cli.engines.torch_engine")
+TORCH = (
+    "resnest_cli.model",
+    "resnest_cli.engines.torch_engine",
+    *(
+        f"resnest_cli.training.{n}"
+        for n in ("augment", "data", "distributed", "prepare", "record", "trainer", "view")
+    ),
+)
 # each layer imports from those below it, never from those above
 LAYERS = [
     ["__main__"],
     ["cli"],
     ["commands"],
+    ["evaluation", "training"],
     ["classifier", "output"],
     ["engines"],
     ["model"],
-    ["batch", "parquet", "terminal"],
+    ["batch", "parquet", "terminal", "folders"],
     ["checkpoints", "sources", "writers"],
-    ["card", "fetch", "cache", "images"],
+    ["card", "fetch", "cache", "images", "bundled", "charts"],
     ["variants", "labels"],
     ["preprocess", "results"],
-    ["resample"],
+    ["resample", "files"],
     ["errors"],
 ]
 

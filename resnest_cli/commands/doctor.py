@@ -9,12 +9,17 @@ from importlib.util import find_spec
 
 import typer
 
-from resnest_cli import __version__, cache, checkpoints
+from resnest_cli import __version__, bundled, cache, checkpoints
 from resnest_cli.errors import ResNeStError
-from resnest_cli.variants import VARIANTS, Variant
+from resnest_cli.variants import VARIANTS
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "typer", "rich", "requests")
-_EXTRAS = {"pyarrow": "Parquet output: pip install 'resnest-cli[parquet]'"}
+_EXTRAS = {  # import names, and what they are for
+    "pyarrow": "Parquet output: pip install 'resnest-cli[parquet]'",
+    "matplotlib": "train and evaluate: pip install 'resnest-cli[train]'",
+    "sklearn": "evaluate: pip install 'resnest-cli[train]'",
+}
+_DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # where they are called otherwise
 
 
 def doctor() -> int:
@@ -33,7 +38,9 @@ def doctor() -> int:
     for package in _PACKAGES:
         _line(package, _version(package))
     for package, use in _EXTRAS.items():
-        _line(package, _version(package) if find_spec(package) else f"not there ({use})")
+        there = find_spec(package) is not None
+        name = _DISTRIBUTIONS.get(package, package)
+        _line(name, _version(name) if there else f"not there ({use})")
     _devices()
     _cache()
     return _self_test()
@@ -81,31 +88,27 @@ def _cache() -> None:
 
 def _self_test() -> int:
     _section("Self-test")
-    variant = next((v for v in VARIANTS if checkpoints.find(v)), None)
-    if variant is None:
-        _line("skipped", "no checkpoint on disk; 'resnest download resnest50' fetches one")
-        return 0
     try:
-        _line("works", _classify_something(variant))
+        _line("works", _classify_example())
     except ResNeStError as error:
         _line("failed", str(error))
         return 1
     return 0
 
 
-def _classify_something(variant: Variant) -> str:
-    """Classify a colour gradient with the checkpoint that is on disk; a line about it."""
-    from PIL import Image
-
+def _classify_example() -> str:
+    """Classify the picture that comes with the package with the bundled model; a line about it."""
     from resnest_cli.classifier import Classifier
 
+    picture, expected = bundled.example()
     start = time.monotonic()
-    classifier = Classifier(variant.name, offline=True)
-    (result,) = classifier.stream([Image.radial_gradient("L").convert("RGB")])
-    if result.error:
-        raise ResNeStError(result.error)
+    classifier = Classifier(bundled.DEMO)
+    top1 = classifier(picture).top1
     seconds = time.monotonic() - start
-    return f"{classifier.describe()}: a gradient is '{result.top1.label}', {seconds:.1f} s"
+    if top1.label != expected:
+        raise ResNeStError(f"{picture.name} is called '{top1.label}', not '{expected}'")
+    said = f"{picture.name} is a {top1.label} ({top1.probability:.0%}), {seconds:.1f} s"
+    return f"{said} · {classifier.describe()}"
 
 
 def _section(title: str) -> None:

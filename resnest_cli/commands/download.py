@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from resnest_cli import checkpoints
+from resnest_cli.bundled import DEMO, demo_checkpoint
 from resnest_cli.commands.options import complete_model
 from resnest_cli.errors import CheckpointError, UsageError
 from resnest_cli.terminal import DownloadBar, stderr_is_terminal
@@ -40,7 +41,10 @@ def download(
     """
     if bool(names) == every:
         raise UsageError("name the variants to download, or give --all")
-    variants = VARIANTS if every else [get_variant(name) for name in names or ()]
+    wanted = [name for name in names or () if name != DEMO]
+    if DEMO in (names or ()):
+        typer.echo(f"{DEMO}: {demo_checkpoint()} (it came with the package)")
+    variants = VARIANTS if every else [get_variant(name) for name in wanted]
     failed = 0
     for variant in variants:
         try:

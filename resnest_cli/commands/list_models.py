@@ -63,6 +63,9 @@ def list_models(
         typer.echo(text.getvalue(), nl=False)
     elif sys.stdout.isatty():
         _print_table(rows)
+        typer.secho(
+            "demo: ten everyday classes, comes with the package, needs no download", dim=True
+        )
     else:
         _print_plain(rows)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from resnest_cli.bundled import DEMO
 from resnest_cli.engines.base import DEVICES
 from resnest_cli.variants import VARIANTS
 
@@ -16,7 +17,7 @@ _MODEL, _ANSWER, _OUTPUT, _MACHINE = "Model", "Answer", "Output", "Machine"
 
 def complete_model(incomplete: str) -> list[str]:
     """Model names and aliases that begin with what is typed so far."""
-    names = [name for v in VARIANTS for name in (v.name, v.alias) if name]
+    names = [DEMO, *(name for v in VARIANTS for name in (v.name, v.alias) if name)]
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -31,7 +32,8 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="NAME",
-        help="Variant, by its name or timm's; 'resnest list-models' shows them. "
+        help="Variant, by its name or timm's; 'resnest list-models' shows them. demo is the small "
+        "one that comes with the package, for ten everyday classes. "
         r"\[default: $RESNEST_MODEL, else resnest50]",
         autocompletion=complete_model,
         rich_help_panel=_MODEL,

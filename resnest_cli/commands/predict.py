@@ -22,7 +22,13 @@ import typer
 from resnest_cli import __version__, sources
 from resnest_cli.commands import options
 from resnest_cli.errors import ResNeStError, UsageError
-from resnest_cli.terminal import DownloadBar, picture_bar, stderr_is_terminal
+from resnest_cli.terminal import (
+    SUMMARY,
+    DownloadBar,
+    picture_bar,
+    set_verbosity,
+    stderr_is_terminal,
+)
 from resnest_cli.writers import format_of
 
 if TYPE_CHECKING:
@@ -30,8 +36,6 @@ if TYPE_CHECKING:
     from resnest_cli.output import Output
 
 log = logging.getLogger(__name__)
-
-SUMMARY = logging.WARNING + 1  # shown unless --quiet, and no warning
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def predict(
 
       resnest predict dog.jpg --weights best.safetensors --top-k 3
     """
-    _set_verbosity(quiet=quiet, verbose=verbose)
+    set_verbosity(quiet=quiet, verbose=verbose)
     wanted = Inputs(tuple(inputs or ()), files_from)
     wanted.check()
     chosen = _chosen_format(fmt, output, resume=resume, overwrite=overwrite)
@@ -280,8 +284,3 @@ def _settings(classifier: Classifier) -> dict[str, Any]:
             "background": c.decoding.background and list(c.decoding.background),
         },
     }
-
-
-def _set_verbosity(*, quiet: bool, verbose: bool) -> None:
-    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
-    logging.getLogger("resnest_cli").setLevel(level)

@@ -13,16 +13,18 @@ import os
 import pickle
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from resnest_cli import checkpoints
+from resnest_cli import __version__, bundled, checkpoints
 from resnest_cli.card import METADATA_KEY, ModelCard
-from resnest_cli.errors import CheckpointError
+from resnest_cli.errors import CheckpointError, UsageError
 from resnest_cli.fetch import Progress
+from resnest_cli.files import into_place
 from resnest_cli.model.resnest import ResNeSt, initialise
 from resnest_cli.model.shapes import State, adapt_input, explain_mismatch, identify, mismatches
 from resnest_cli.variants import get_variant
@@ -84,12 +86,7 @@ def load_model(
     if wanted.in_channels != card.in_channels:
         state["conv1.0.weight"] = adapt_input(state["conv1.0.weight"], wanted.in_channels)
     if wanted.num_classes != card.num_classes:
-        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-        if wanted.num_classes:
-            head = nn.Linear(2048, wanted.num_classes)
-            nn.init.normal_(head.weight, std=0.01)
-            nn.init.zeros_(head.bias)
-            state |= {"fc.weight": head.weight.data, "fc.bias": head.bias.data}
+        state = with_new_head(state, wanted)
     return build(state, wanted)
 
 
@@ -108,6 +105,10 @@ def load_state(
         CheckpointError: the weights are missing, damaged or of another network.
         UsageError: there is no such model.
     """
+    if model == bundled.DEMO:
+        if weights is not None:
+            raise UsageError("demo is the bundled network: give --model demo or --weights FILE")
+        model, weights = None, bundled.demo_checkpoint()
     if weights is None:
         variant = get_variant(model or "resnest50")
         path = checkpoints.obtain(variant, offline=offline, on_progress=on_progress)
@@ -125,6 +126,17 @@ def load_state(
     if problems:
         raise CheckpointError(explain_mismatch(path, card, problems, state))
     return Loaded(state, card, path)
+
+
+def with_new_head(state: State, card: ModelCard) -> State:
+    """A state with a random last layer for the classes of a card; none where it has no classes."""
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    if card.num_classes:
+        head = nn.Linear(card.architecture.stage_channels[-1], card.num_classes)
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
+        state |= {"fc.weight": head.weight.data, "fc.bias": head.bias.data}
+    return state
 
 
 def build(state: State, card: ModelCard) -> ResNeSt:
@@ -166,14 +178,26 @@ def read_state(path: Path) -> tuple[State, ModelCard | None]:
     return state, card
 
 
-def save_checkpoint(path: Path, network: ResNeSt, card: ModelCard) -> None:
-    """Write a network and its card as one safetensors file, beside first and then into place."""
-    from safetensors.torch import save_file
+def save_checkpoint(path: Path, network: ResNeSt, card: ModelCard, *, half: bool = False) -> None:
+    """Write a network and its card as one safetensors file, beside first and then into place.
 
-    beside = path.with_name(path.name + ".part")
-    tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
-    save_file(tensors, beside, {METADATA_KEY: card.to_json()})
-    beside.replace(path)
+    With `half` the weights, but not biases and statistics, are rounded to 16 bits.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        key: value.half().contiguous() if half and value.ndim > 1 else value.contiguous()
+        for key, value in network.state_dict().items()
+    }
+    with into_place(path) as beside:
+        beside.write_bytes(save(tensors, {METADATA_KEY: card.to_json()}))
+
+
+def write_calibrated(source: Path, card: ModelCard, target: Path, temperature: float) -> None:
+    """Write a checkpoint whose logits are those of another divided by a temperature."""
+    state, _ = read_state(source)
+    scaled = {k: v / temperature if k.startswith("fc.") else v for k, v in state.items()}
+    save_checkpoint(target, build(scaled, card), replace(card, tool_version=__version__))
 
 
 def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], ModelCard | None]:

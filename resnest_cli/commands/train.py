@@ -1,0 +1,289 @@
+"""`resnest train`: a folder of class folders to a checkpoint that `predict` takes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resnest_cli import charts, folders
+from resnest_cli.commands import options
+from resnest_cli.commands import training_options as training
+from resnest_cli.errors import OutputError, UsageError
+from resnest_cli.terminal import (
+    SUMMARY,
+    DownloadBar,
+    picture_bar,
+    set_verbosity,
+    stderr_is_terminal,
+)
+from resnest_cli.training.recipe import Recipe, make_recipe
+from resnest_cli.writers import printable
+
+if TYPE_CHECKING:
+    from resnest_cli.card import ModelCard
+    from resnest_cli.folders import LabelledPictures
+    from resnest_cli.model.resnest import ResNeSt
+    from resnest_cli.training.distributed import Processes
+    from resnest_cli.training.prepare import NetworkOptions
+    from resnest_cli.training.trainer import Epoch, Trainer
+
+log = logging.getLogger(__name__)
+
+STATE, ENDED, SKIPPED = "state.pt", "summary.json", "skipped.csv"
+_RECORD = (
+    "best.safetensors", "last.safetensors", "history.csv", "curves.png", STATE, ENDED, SKIPPED
+)  # fmt: skip
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder of class folders, or one with train/ and val/ or test/ in it.",
+            show_default=False,
+        ),
+    ],
+    model: options.Model = None,
+    weights: options.Weights = None,
+    scratch: training.Scratch = False,
+    width: training.Width = None,
+    crop: training.Crop = None,
+    resize: training.Resize = None,
+    name: training.Name = None,
+    val: training.Val = None,
+    val_share: training.ValShare = 0.1,
+    no_check: training.NoCheck = False,
+    epochs: training.Epochs = None,
+    batch_size: training.BatchSize = None,
+    lr: training.Lr = None,
+    momentum: training.Momentum = None,
+    weight_decay: training.WeightDecay = None,
+    warmup_epochs: training.WarmupEpochs = None,
+    label_smoothing: training.LabelSmoothing = None,
+    mixup: training.Mixup = None,
+    cutmix: training.Cutmix = None,
+    augment: training.Augment = None,
+    min_scale: training.MinScale = None,
+    max_scale: training.MaxScale = None,
+    resampling: training.Resampling = None,
+    flip: training.Flip = None,
+    dropout: training.Dropout = None,
+    ema: training.Ema = None,
+    clip_grad: training.ClipGrad = None,
+    freeze: training.Freeze = None,
+    balance: training.Balance = None,
+    seed: training.Seed = None,
+    output: training.Output = None,
+    store: training.Store = None,
+    resume: training.Resume = False,
+    overwrite: training.Overwrite = False,
+    precision: training.Precision = None,
+    device: options.Device = "auto",
+    workers: training.Workers = None,
+    offline: options.Offline = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Teach a network the classes of a folder.
+
+    Without --scratch a variant's published weights (or --weights, or the bundled --model demo) are
+    fine-tuned. The output folder gets best.safetensors and last.safetensors, which say all that
+    'resnest predict --weights' must know, history.csv, curves.png and summary.json.
+
+    Examples:
+
+      resnest train photos/
+
+      resnest train photos/ --model resnest101 --epochs 30 --freeze
+
+      resnest train cifar/ --scratch --model resnest26 --width 0.4 --crop 64 --augment light
+
+      resnest train photos/ --resume
+
+      torchrun --nproc-per-node 4 -m resnest_cli train photos/ --batch-size 256
+    """
+    values: dict[str, Any] = locals()
+    set_verbosity(quiet=quiet, verbose=verbose)
+    recipe = make_recipe(scratch=scratch, given={f.name: values[f.name] for f in fields(Recipe)})
+    charts.require_extra("matplotlib")
+    folder = output or Path("trained") / data.resolve().name
+    if _has_ended(folder, resume=resume, overwrite=overwrite):
+        return 0
+    train_folder, val_folder = folders.find_parts(data, val)
+    pictures = folders.read_class_folders(train_folder)
+    held_out = folders.read_class_folders(val_folder) if val_folder else None
+
+    from resnest_cli.engines.torch_engine import resolve_device
+    from resnest_cli.training.distributed import Processes
+    from resnest_cli.training.prepare import NetworkOptions, parts
+
+    name_or_default = model or (None if weights else os.environ.get("RESNEST_MODEL") or None)
+    wanted = NetworkOptions(
+        name_or_default, weights, scratch, width, crop, resize, name, offline=offline
+    )
+    device = resolve_device(device)
+    processes = Processes.join(device)
+    if not processes.leads:
+        quiet = True
+        set_verbosity(quiet=True, verbose=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            processes.agree(lambda: _clear(folder))
+        if not no_check:
+            bad = processes.agree(lambda: _unreadable(pictures, held_out, folder, quiet=quiet))
+            pictures = pictures.without(bad)
+            held_out = held_out.without(bad) if held_out else None
+        learn, check = parts(pictures, held_out, val_share, recipe.seed)
+        if batch_size is None:
+            recipe = replace(recipe, batch_size=_batch_size(recipe, len(learn), processes))
+        return _train(
+            wanted, learn, check, recipe, folder, device=device, processes=processes,
+            workers=_workers(workers, device, processes), resume=resume, quiet=quiet,
+        )  # fmt: skip
+    finally:
+        processes.leave()
+
+
+def _train(
+    wanted: NetworkOptions,
+    learn: LabelledPictures,
+    check: LabelledPictures,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: str,
+    processes: Processes,
+    workers: int,
+    resume: bool,
+    quiet: bool,
+) -> int:
+    from resnest_cli.training.record import Record
+    from resnest_cli.training.trainer import Trainer
+    from resnest_cli.training.view import TrainingView
+
+    shown = stderr_is_terminal() and not quiet
+    with DownloadBar(wanted.model or "resnest50") as bar:
+        network, card = wanted.network(learn.classes, recipe, bar if shown else None)
+    trainer = Trainer(
+        network, learn, check, recipe=recipe, preprocessing=card.preprocessing, device=device,
+        workers=workers, state_file=folder / STATE, processes=processes,
+    )  # fmt: skip
+    if resume and (folder / STATE).exists():
+        trainer.restore()
+        log.log(SUMMARY, "going on in epoch %d of %d", trainer.at.epoch + 1, recipe.epochs)
+    log.log(SUMMARY, "%s", _plan(card, network, learn, check, trainer))
+    record = Record(folder, card)
+    view = TrainingView(recipe.epochs) if shown else None
+    try:
+        with view or nullcontext():
+            for epoch in trainer.run(view.step if view else lambda _: None):
+                if processes.leads:
+                    record.note(trainer.learned, trainer.at.history, half=recipe.store == "fp16")
+                    log.log(SUMMARY, "%s", _line(epoch, recipe.epochs))
+                if view:
+                    view.epoch(epoch)
+    except KeyboardInterrupt:
+        log.log(SUMMARY, "interrupted; what is done is kept: --resume goes on")
+        raise
+    if processes.leads:
+        facts = {
+            "device": device,
+            "processes": processes.count,
+            "pictures": {"train": len(learn), "val": len(check)},
+            "classes": dict(zip(learn.classes, learn.counts(), strict=True)),
+            "parameters": sum(p.numel() for p in network.parameters()),
+        }
+        best = record.finish(trainer.at.history, facts)
+        (folder / STATE).unlink(missing_ok=True)
+        typer.echo(f"best: {best.val_top1:.2f} % top-1 on the validation part (epoch {best.epoch})")
+        typer.echo(f"  resnest predict PICTURE --weights {record.best}")
+    return 0
+
+
+def _has_ended(folder: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Whether the run that is to be resumed is over.
+
+    Raises:
+        OutputError: the folder holds a run, and neither `--resume` nor `--overwrite` is given.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"'{folder}' is a file; give a folder with --output")
+    if resume and (folder / ENDED).exists():
+        log.log(SUMMARY, "the run in '%s' has ended; there is nothing to go on with", folder)
+        return True
+    there = [name for name in _RECORD if (folder / name).exists()]
+    if there and not (resume or overwrite):
+        raise OutputError(
+            f"'{folder}' holds a training run already ({there[0]})\n"
+            "go on with it: --resume; replace it: --overwrite; or another folder: --output"
+        )
+    return False
+
+
+def _clear(folder: Path) -> None:
+    for name in _RECORD:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _unreadable(
+    pictures: LabelledPictures, held_out: LabelledPictures | None, folder: Path, *, quiet: bool
+) -> set[str]:
+    from resnest_cli.training.prepare import unreadable
+
+    count = len(pictures) + len(held_out or ())
+    show = stderr_is_terminal() and not quiet
+    bar = picture_bar(lambda: count, 0, "checking") if show else nullcontext(lambda: None)
+    with bar as advance:
+        return unreadable(
+            pictures, held_out, folder / SKIPPED, workers=os.cpu_count() or 1, advance=advance
+        )
+
+
+def _batch_size(recipe: Recipe, pictures: int, processes: Processes) -> int:
+    """The usual batch size; for few pictures less, so that an epoch has some steps."""
+    parts = processes.count * 2
+    fitting = max(1 << int(math.log2(max(pictures / 8, 1))), 8)
+    return -(-min(recipe.batch_size, fitting) // parts) * parts
+
+
+def _workers(given: int | None, device: str, processes: Processes) -> int:
+    """Decoding processes: on a CPU few, as the network wants the processors."""
+    if given is not None:
+        return given
+    processors = max((os.cpu_count() or 1) // processes.count, 1)
+    return min(max(processors // 4, 1), 4) if device == "cpu" else min(processors, 12)
+
+
+def _plan(
+    card: ModelCard,
+    network: ResNeSt,
+    learn: LabelledPictures,
+    check: LabelledPictures,
+    trainer: Trainer,
+) -> str:
+    million = sum(p.numel() for p in network.parameters()) / 1e6
+    return (
+        f"{printable(card.name)}, {million:.2f} million parameters, {len(learn.classes):,} classes"
+        f" · {len(learn):,} pictures to learn from, {len(check):,} to validate on"
+        f" · {card.preprocessing.crop} pixels, {trainer.recipe.batch_size} a step,"
+        f" {trainer.device}, {trainer.recipe.precision}"
+    )
+
+
+def _line(epoch: Epoch, epochs: int) -> str:
+    return (
+        f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {epoch.train_loss:.4f}  "
+        f"validation: loss {epoch.val_loss:.4f}, top-1 {epoch.val_top1:.2f} %  "
+        f"{epoch.pictures_per_second:,.0f} pictures/s, {epoch.seconds:.0f} s"
+    )

@@ -1,0 +1,1 @@
+"""Evaluation: truths matched to classes, metrics, and the report of both."""

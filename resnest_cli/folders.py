@@ -1,0 +1,258 @@
+"""Labelled pictures: class folders, splits, lists of truths, and which of them can be read."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from resnest_cli.errors import DatasetError, ImageError
+from resnest_cli.sources import expand
+from resnest_cli.writers import printable
+
+_VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """Pictures and the class of each, an index into `classes`."""
+
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    targets: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def counts(self) -> tuple[int, ...]:
+        """Pictures of each class."""
+        found = Counter(self.targets)
+        return tuple(found[index] for index in range(len(self.classes)))
+
+    def select(self, indices: Iterable[int]) -> LabelledPictures:
+        """Some of the pictures, in the order given, of the same classes."""
+        chosen = list(indices)
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in chosen),
+            targets=tuple(self.targets[i] for i in chosen),
+        )
+
+    def without(self, paths: Iterable[str]) -> LabelledPictures:
+        """All pictures but these."""
+        left_out = set(paths)
+        return self.select(i for i, path in enumerate(self.paths) if path not in left_out)
+
+    def with_classes(self, classes: Sequence[str]) -> LabelledPictures:
+        """The same pictures, their classes numbered as in `classes`, which must hold them all."""
+        index = {name: number for number, name in enumerate(classes)}
+        numbers = [index.get(name, -1) for name in self.classes]
+        return replace(
+            self, classes=tuple(classes), targets=tuple(numbers[target] for target in self.targets)
+        )
+
+
+def read_class_folders(folder: Path) -> LabelledPictures:
+    """Pictures in folders that are named for their classes, each searched to any depth.
+
+    Classes are sorted by name. A class folder without any picture is one of `classes` all the same.
+
+    Raises:
+        DatasetError: there is no such folder, or it has no class folders.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"there is no folder '{folder}'")
+    classes = _folders(folder)
+    if not classes:
+        hint = "the pictures lie in it side by side" if any(folder.iterdir()) else "it is empty"
+        raise DatasetError(
+            f"'{folder}' has no class folders: {hint}\n"
+            "put the pictures of each class into a folder of its own, as in "
+            f"{folder.name or 'DATA'}/cat/1.jpg"
+        )
+    if len(classes) == 1 and len(_folders(folder / classes[0])) > 1:
+        raise DatasetError(
+            f"'{folder}' has one class folder, '{classes[0]}', with folders in it\n"
+            f"are they the classes? then give '{folder / classes[0]}'"
+        )
+    found = [
+        (source.name, target)
+        for target, name in enumerate(classes)
+        for source in expand([str(folder / name)])
+        if not source.empty and not source.error
+    ]
+    if not found:
+        raise DatasetError(f"the class folders of '{folder}' hold no picture")
+    paths, targets = zip(*found, strict=True)
+    return LabelledPictures(tuple(classes), paths, targets)
+
+
+def _folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, hidden ones left out."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def find_parts(data: Path, val: Path | None) -> tuple[Path, Path | None]:
+    """The folders to train on and to validate on; None where the first is to be split.
+
+    `data` holds class folders, or `train/` and one of `val/`, `valid/`, `validation/`, `test/`.
+
+    Raises:
+        DatasetError: there is `train/` without any of the others' company, and no `val`.
+    """
+    train = data / "train"
+    if val is not None or not train.is_dir():
+        return (train if train.is_dir() else data), val
+    for name in _VALIDATION_FOLDERS:
+        if (data / name).is_dir():
+            return train, data / name
+    return train, None
+
+
+def split(
+    pictures: LabelledPictures, share: float, seed: int
+) -> tuple[LabelledPictures, LabelledPictures]:
+    """A share of each class for validation, drawn by a hash of seed and path below the class.
+
+    So the same picture is on the same side whatever else is in the folder, up to the rounding of
+    the share. A class keeps at least one picture to train on.
+    """
+
+    def drawn(index: int) -> bytes:
+        name = Path(*Path(pictures.paths[index]).parts[-2:]).as_posix()
+        return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
+
+    members: dict[int, list[int]] = {}
+    for index, target in enumerate(pictures.targets):
+        members.setdefault(target, []).append(index)
+    held: set[int] = set()
+    for indices in members.values():
+        count = min(max(round(share * len(indices)), 1), len(indices) - 1)
+        held.update(sorted(indices, key=drawn)[:count])
+    everything = range(len(pictures))
+    return (
+        pictures.select(i for i in everything if i not in held),
+        pictures.select(i for i in everything if i in held),
+    )
+
+
+def match_validation(train: LabelledPictures, val: LabelledPictures) -> LabelledPictures:
+    """Validation pictures with their classes numbered as in training.
+
+    Raises:
+        DatasetError: a class of them has no picture to train on.
+    """
+    trained = {name for name, count in zip(train.classes, train.counts(), strict=True) if count}
+    found = zip(val.classes, val.counts(), strict=True)
+    unknown = [name for name, count in found if count and name not in trained]
+    if unknown:
+        raise DatasetError(
+            f"{_listed(unknown)} of the validation pictures {_is_are(unknown)} no class with "
+            f"pictures to train on; those are {_listed(sorted(trained))}\n"
+            "rename or remove the folder, or add pictures of it to train on"
+        )
+    return val.with_classes(train.classes)
+
+
+def without_empty_classes(pictures: LabelledPictures) -> tuple[LabelledPictures, list[str]]:
+    """Only the classes that have pictures, and the names of those that have none."""
+    counted = list(zip(pictures.classes, pictures.counts(), strict=True))
+    empty = [name for name, count in counted if not count]
+    return pictures.with_classes([name for name, count in counted if count]), empty
+
+
+def find_unreadable(
+    paths: Sequence[str], *, workers: int, advance: Callable[[], None] = lambda: None
+) -> dict[str, str]:
+    """Which pictures cannot be decoded, each with the reason in one line."""
+    from resnest_cli.images import Decoding
+    from resnest_cli.sources import as_source
+
+    def reason(path: str) -> str | None:
+        try:
+            as_source(path).load(Decoding())
+        except ImageError as error:
+            return str(error)
+        finally:
+            advance()
+        return None
+
+    with ThreadPoolExecutor(workers) as pool:
+        reasons = pool.map(reason, paths)
+        return {path: text for path, text in zip(paths, reasons, strict=True) if text}
+
+
+def read_truths(file: Path, folder: Path) -> LabelledPictures:
+    """A flat folder's pictures, with the class of each from a list.
+
+    A line of the list is a picture's name below the folder, with or without its suffix, and its
+    class, with a comma, a tab or a space between; of further words nothing is read. A first line
+    that names no picture is a heading. That covers ImageNet's validation set as a `val.txt` of
+    names and indices, and as `LOC_val_solution.csv`.
+
+    Raises:
+        DatasetError: the list cannot be read, or names pictures that are not there.
+    """
+    rows = _rows(file)
+    names = {Path(s.name).relative_to(folder).as_posix() for s in expand([str(folder)])
+             if not s.empty and not s.error}  # fmt: skip
+    known = {**{name[: -len(Path(name).suffix)]: name for name in names}, **{n: n for n in names}}
+    if rows and rows[0][0] not in known and len(rows) > 1:
+        del rows[0]
+    missing = [name for name, _ in rows if name not in known]
+    if missing or not rows:
+        what = (
+            f"{len(missing):,} of {len(rows):,} pictures, such as {missing[0]}," if missing else ""
+        )
+        raise DatasetError(
+            f"'{file}' names {what} that are not in '{folder}'" if missing
+            else f"'{file}' names no picture"
+        )  # fmt: skip
+    classes = sorted({truth for _, truth in rows})
+    index = {name: number for number, name in enumerate(classes)}
+    return LabelledPictures(
+        tuple(classes),
+        tuple(str(folder / known[name]) for name, _ in rows),
+        tuple(index[truth] for _, truth in rows),
+    )
+
+
+def _rows(file: Path) -> list[tuple[str, str]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise DatasetError(f"cannot read the truths in '{file}': {reason}") from error
+    lines = [line for line in text.splitlines() if line.strip()]
+    sign = next((sign for sign in ",\t" if lines and sign in lines[0]), " ")
+    rows = []
+    for number, columns in enumerate(csv.reader(lines, delimiter=sign), 1):
+        if len(columns) < 2 or not columns[1].strip():
+            raise DatasetError(
+                f"line {number} of '{file}' has no class behind the picture's name; each line is "
+                "a name, a comma, and a class name, WordNet id or index"
+            )
+        truth = columns[1].strip()
+        # Kaggle's list: a WordNet id and then boxes
+        rows.append(
+            (
+                columns[0].strip(),
+                truth.split()[0] if truth[:1] == "n" and truth[1:9].isdigit() else truth,
+            )
+        )
+    return rows
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{printable(name)}'" for name in names[:5])
+    return shown + (f" and {len(names) - 5:,} more" if names[5:] else "")
+
+
+def _is_are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"

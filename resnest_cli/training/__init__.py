@@ -1,0 +1,1 @@
+"""Training: the recipe, augmented pictures, the loop, several processes, and the record of it."""

@@ -1,0 +1,127 @@
+"""Labelled pictures as batches, the same whatever the number of workers and processes.
+
+Every random choice is a function of the seed, the epoch and the picture's place in it. So a run
+that goes on in the midst of an epoch draws what it would have drawn, and nothing else has to be
+stored for that.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from resnest_cli.errors import DatasetError, ImageError
+from resnest_cli.folders import LabelledPictures
+from resnest_cli.images import Decoding
+from resnest_cli.sources import as_source
+
+_TRIES = 10  # pictures that may have gone bad in a row since they were checked
+
+
+class Batch(NamedTuple):
+    """Pixels uint8 (N, 3, crop, crop) and class indices (N)."""
+
+    pixels: Tensor
+    targets: Tensor
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Decoded and transformed pictures; asked for by (place in the epoch's order, index)."""
+
+    def __init__(
+        self, pictures: LabelledPictures, view: Callable[[Image.Image], Tensor], seed: int
+    ) -> None:
+        self.pictures = pictures
+        self.view = view
+        self.seed = seed
+
+    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int]:
+        place, index = drawn
+        torch.default_generator.manual_seed(_mixed(self.seed, place))  # the CPU only: it is quicker
+        for following in range(_TRIES):
+            at = (index + following) % len(self.pictures.paths)
+            try:
+                image = as_source(self.pictures.paths[at]).load(Decoding())
+            except ImageError as error:
+                reason = f"'{self.pictures.paths[at]}' can no longer be read: {error}"
+                continue  # it went bad while training: its neighbour stands in
+            return self.view(image), self.pictures.targets[at]
+        raise DatasetError(reason)
+
+
+class Order:
+    """Which pictures one process sees in an epoch, batch by batch: a sampler of (place, index)."""
+
+    def __init__(self, length: int, batch_size: int, seed: int, *, part: int, parts: int) -> None:
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.part, self.parts = part, parts
+        self.epoch, self.first = 0, 0  # where the next iteration begins: epoch, batch
+
+    def __len__(self) -> int:
+        return -(-self.length // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """This process's share of each batch; the last is filled up from the epoch's beginning."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.length)
+        order = np.resize(order, len(self) * self.batch_size)
+        share = self.batch_size // self.parts
+        for number in range(self.first, len(self)):
+            start = number * self.batch_size + self.part * share
+            offset = self.epoch * len(order)
+            yield [(offset + i, int(order[i])) for i in range(start, start + share)]
+
+
+def training_batches(dataset: Pictures, order: Order, *, workers: int) -> DataLoader[Any]:
+    """Batches in an `Order`, decoded ahead by worker processes."""
+    return DataLoader(
+        dataset,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_collate,
+        persistent_workers=workers > 0,
+        worker_init_fn=_ignore_interrupts,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def validation_batches(
+    dataset: Pictures, batch_size: int, *, workers: int, part: int, parts: int
+) -> DataLoader[Any]:
+    """Every picture once, shared out among `parts` processes."""
+    mine = [(0, index) for index in range(part, len(dataset.pictures), parts)]
+    return DataLoader(
+        dataset,
+        batch_sampler=[mine[i : i + batch_size] for i in range(0, len(mine), batch_size)],
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_ignore_interrupts,
+    )
+
+
+def _collate(samples: list[tuple[Tensor, int]]) -> Batch:
+    pixels, targets = zip(*samples, strict=True)
+    return Batch(torch.stack(pixels), torch.tensor(targets))
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C is for the main process, which ends its workers in good order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _mixed(seed: int, place: int) -> int:
+    """Two numbers to one seed, so that neighbours have nothing in common (splitmix64)."""
+    z = (seed * 0x9E3779B97F4A7C15 + place * 0xBF58476D1CE4E5B9 + 1) & (2**64 - 1)
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return (z ^ (z >> 31)) >> 1

@@ -1,0 +1,168 @@
+"""What must be settled before the first step: pictures that can be used, and a network for them."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from resnest_cli import __version__, folders
+from resnest_cli.bundled import DEMO
+from resnest_cli.card import ModelCard
+from resnest_cli.errors import DatasetError, UsageError
+from resnest_cli.fetch import Progress
+from resnest_cli.files import into_place
+from resnest_cli.folders import LabelledPictures
+from resnest_cli.labels import Labels
+from resnest_cli.model.load import build, load_state, with_new_head
+from resnest_cli.model.resnest import ResNeSt, initialise
+from resnest_cli.preprocess import Preprocessing
+from resnest_cli.training.recipe import Recipe
+from resnest_cli.variants import get_variant
+from resnest_cli.writers import printable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Which network is to be trained."""
+
+    model: str | None = None  # a variant, or demo
+    weights: Path | None = None
+    scratch: bool = False
+    width: float | None = None  # of a network from scratch
+    crop: int | None = None
+    resize: int | None = None
+    name: str | None = None
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for what doesn't go together."""
+        if self.width is not None and not (self.scratch and 0.05 <= self.width <= 8):
+            raise UsageError("--width is 0.05 to 8, and for --scratch only")
+        if self.scratch and self.weights:
+            raise UsageError("--scratch begins without weights: leave out one of the two")
+        if self.scratch and self.model == DEMO:
+            raise UsageError("--scratch takes a variant's architecture; demo has learned already")
+        if self.crop is not None and not 16 <= self.crop <= 2048:
+            raise UsageError(f"--crop is 16 to 2048 pixels, not {self.crop}")
+        if self.resize is not None and not (self.crop or 16) <= self.resize <= 4096:
+            raise UsageError(f"--resize is --crop to 4096 pixels, not {self.resize}")
+
+    def network(
+        self, classes: tuple[str, ...], recipe: Recipe, on_progress: Progress | None = None
+    ) -> tuple[ResNeSt, ModelCard]:
+        """A network for these classes, and the card that its checkpoints will carry.
+
+        Random numbers, of the last layer or of all, follow from the recipe's seed.
+        """
+        torch.manual_seed(recipe.seed)
+        labels = Labels(classes)
+        if self.scratch:
+            variant = get_variant(self.model or "resnest50")
+            architecture = replace(variant.architecture, width=self.width or 1.0)
+            begun = replace(ModelCard.of_variant(variant), architecture=architecture)
+            if self.width:
+                begun = replace(begun, name=f"{variant.name}-w{self.width:g}")
+            card = self._card(begun, labels, recipe)
+            network = ResNeSt(architecture, num_classes=card.num_classes)
+            initialise(network)
+            return network, card
+        loaded = load_state(
+            self.model, weights=self.weights, offline=self.offline, on_progress=on_progress
+        )
+        if loaded.card.in_channels != 3:
+            raise UsageError(
+                f"'{loaded.path}' is for pictures of {loaded.card.in_channels} channels"
+            )
+        card = self._card(loaded.card, labels, recipe)
+        same = loaded.card.labels is not None and loaded.card.labels.names == classes
+        state = loaded.state if same else with_new_head(loaded.state, card)
+        copied = {key: value.clone() for key, value in state.items()}  # files may be mapped
+        return build(copied, card), card
+
+    def _card(self, begun: ModelCard, labels: Labels, recipe: Recipe) -> ModelCard:
+        return replace(
+            begun,
+            name=self.name or begun.name,
+            num_classes=len(labels),
+            in_channels=3,
+            preprocessing=self._preprocessing(begun.preprocessing),
+            labels=labels,
+            tool_version=__version__,
+            recipe=recipe.as_dict(),
+        )
+
+    def _preprocessing(self, before: Preprocessing) -> Preprocessing:
+        crop = self.crop or before.crop
+        resize = self.resize or round(before.resize * crop / before.crop)
+        if resize < crop:
+            raise UsageError(f"--resize must be at least the crop of {crop} pixels, not {resize}")
+        return replace(before, crop=crop, resize=resize)
+
+
+def unreadable(
+    train: LabelledPictures,
+    val: LabelledPictures | None,
+    record: Path,
+    *,
+    workers: int,
+    advance: Callable[[], None],
+) -> set[str]:
+    """The pictures that cannot be decoded; a list of them, with reasons, is written to `record`."""
+    bad = folders.find_unreadable(
+        [*train.paths, *(val.paths if val else ())], workers=workers, advance=advance
+    )
+    if bad:
+        with into_place(record) as path, path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([("path", "reason"), *bad.items()])
+        count = len(bad)
+        log.warning(
+            "%s cannot be read and %s left out: '%s' lists %s",
+            f"{count:,} picture{'' if count == 1 else 's'}",
+            "is" if count == 1 else "are",
+            record,
+            "it" if count == 1 else "them",
+        )
+    return set(bad)
+
+
+def parts(
+    pictures: LabelledPictures, val: LabelledPictures | None, share: float, seed: int
+) -> tuple[LabelledPictures, LabelledPictures]:
+    """What to learn from and what to validate on, with the same classes.
+
+    Raises:
+        DatasetError: there is one class only, nothing to validate on, or a class to validate on
+            that is not learned.
+    """
+    if val:
+        val = folders.match_validation(pictures, val)
+    pictures, empty = folders.without_empty_classes(pictures)
+    if empty:
+        shown = ", ".join(printable(name) for name in empty[:5]) + (", ..." if empty[5:] else "")
+        log.warning("without any picture, and so left out: %s", shown)
+    if len(pictures.classes) < 2:
+        only = f"'{printable(pictures.classes[0])}'" if pictures.classes else "none"
+        raise DatasetError(
+            f"there is nothing to tell apart: of classes with pictures there is {only}"
+            + (" only" if pictures.classes else "")
+        )
+    if val is None:
+        train, val = folders.split(pictures, share, seed)
+    else:
+        train, val = pictures, val.with_classes(pictures.classes)
+    if not val:
+        raise DatasetError(
+            "no picture is left to validate on: each class needs at least two, or name a folder "
+            "with --val"
+        )
+    single = [n for n, count in zip(train.classes, val.counts(), strict=True) if not count]
+    if single:
+        log.warning("not validated, as there is no picture for it: %s", ", ".join(single[:5]))
+    return train, val

@@ -1,0 +1,386 @@
+"""The training loop: pictures and a recipe to weights, and on from where an earlier run stopped.
+
+The whole state of a run is the network, the optimiser, the averaged weights and how far it is;
+random numbers follow from the seed and the place. So a run that was killed and resumed ends with
+the same weights, to the bit, as one that was not (on a CPU, with the same number of threads).
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from resnest_cli.errors import CheckpointError, ResNeStError
+from resnest_cli.files import into_place
+from resnest_cli.folders import LabelledPictures
+from resnest_cli.model.resnest import ResNeSt
+from resnest_cli.preprocess import Preprocessing
+from resnest_cli.training.augment import mix, training_view
+from resnest_cli.training.data import Batch, Order, Pictures, training_batches, validation_batches
+from resnest_cli.training.distributed import (
+    ALONE,
+    Processes,
+    SharedDropout,
+    share_batch_norms,
+)
+from resnest_cli.training.recipe import Recipe
+
+_SAVE_EVERY = 300.0  # seconds between two states in the midst of an epoch
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Epoch:
+    """One row of the history."""
+
+    epoch: int  # from 1
+    lr: float  # at its end
+    train_loss: float
+    val_loss: float
+    val_top1: float  # per cent
+    val_top5: float
+    pictures_per_second: float
+    seconds: float
+
+
+@dataclass
+class Position:
+    """How far a run is."""
+
+    epoch: int = 0  # finished epochs
+    step: int = 0  # steps of the epoch after those
+    seconds: float = 0.0  # of that epoch
+    best: float = -math.inf
+    history: list[Epoch] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the live view shows."""
+
+    epoch: int
+    step: int
+    steps: int  # in an epoch
+    batch_size: int
+    loss: float  # mean of the epoch so far
+    lr: float
+
+
+class Trainer:
+    """A network in training.
+
+    Args:
+        network: to be trained, changed in place.
+        train: pictures to learn from.
+        val: pictures that tell which epoch was best.
+        recipe: how.
+        preprocessing: of the network; decides the resolution.
+        device: `cpu`, `cuda`, `cuda:N` or `mps`.
+        workers: processes that decode.
+        state_file: where the state is kept for resuming; None keeps none.
+        processes: this process's place among those of the run.
+    """
+
+    def __init__(
+        self,
+        network: ResNeSt,
+        train: LabelledPictures,
+        val: LabelledPictures,
+        *,
+        recipe: Recipe,
+        preprocessing: Preprocessing,
+        device: str = "cpu",
+        workers: int = 0,
+        state_file: Path | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
+        processes.check_batch(recipe.batch_size, pairs=recipe.mixes)
+        self.recipe = recipe
+        self.device = device
+        self.processes = processes
+        self.state_file = state_file
+        self.at = Position()
+        self.network = network.to(device).to(memory_format=torch.channels_last)
+        self._dropout = SharedDropout(recipe.dropout, recipe.seed, processes)
+        self.network.dropout = self._dropout
+        if processes.count > 1:
+            share_batch_norms(self.network, device)
+        if recipe.freeze:
+            self.network.requires_grad_(False)
+            self.network.fc.requires_grad_(True)
+        self._shared = processes.share(self.network)
+        self._averaged = _averaged(self.network, recipe.ema) if recipe.ema else None
+        self._optimizer = _optimizer(self.network, recipe)
+        self._scaler = torch.amp.GradScaler(
+            torch.device(device).type, enabled=recipe.precision == "fp16"
+        )
+        self._class_weights = _class_weights(train).to(device) if recipe.balance else None
+        self._mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1) * 255
+        self._std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1) * 255
+        part = {"part": processes.rank, "parts": processes.count}
+        self._order = Order(len(train), recipe.batch_size, recipe.seed, **part)
+        self._train = training_batches(
+            Pictures(train, training_view(recipe, preprocessing), recipe.seed),
+            self._order,
+            workers=workers,
+        )
+        self._val_pictures = len(val)
+        self._val = validation_batches(
+            Pictures(val, _validation_view(preprocessing), recipe.seed),
+            max(recipe.batch_size // processes.count, 1),
+            workers=workers,
+            **part,
+        )
+        self._stop = False
+
+    @property
+    def learned(self) -> ResNeSt:
+        """The network as it is to be used: with averaged weights, where they are averaged."""
+        return cast("ResNeSt", self._averaged.module) if self._averaged else self.network
+
+    def run(self, on_step: Callable[[Step], None] = lambda _: None) -> Iterator[Epoch]:
+        """Train to the end, from wherever the run is; yields each epoch as it ends.
+
+        The caller stores what the epoch gave before it asks for the next one: the state that a
+        later run goes on from is written only then, so that nothing of an epoch can be missing.
+
+        Raises:
+            KeyboardInterrupt: on Ctrl-C or SIGTERM, with the state written.
+            ResNeStError: the loss is no longer a number.
+        """
+        with self._stopping_in_order():
+            while self.at.epoch < self.recipe.epochs:
+                yield self._epoch(on_step)
+                self.save()
+
+    def _epoch(self, on_step: Callable[[Step], None]) -> Epoch:
+        at, steps = self.at, len(self._order)
+        self._order.epoch, self._order.first = at.epoch, at.step
+        self.network.train(not self.recipe.freeze)
+        start = saved = time.monotonic()
+        pictures, before = 0, at.seconds
+        for batch in self._train if at.step < steps else ():
+            lr = self._step(batch)
+            at.step += 1
+            pictures += self.recipe.batch_size
+            now = time.monotonic()
+            at.seconds = before + now - start
+            on_step(
+                Step(at.epoch + 1, at.step, steps, self.recipe.batch_size, self._loss_so_far, lr)
+            )
+            if self.processes.any(self._stop, self.device):
+                self.save()
+                raise KeyboardInterrupt
+            if now - saved > _SAVE_EVERY and self.processes.count == 1:
+                self.save()
+                saved = now
+        rate = pictures / max(time.monotonic() - start, 1e-9)
+        val_loss, top1, top5 = self._validate()
+        lr = self.recipe.learning_rate(at.epoch + 1)
+        row = Epoch(at.epoch + 1, lr, self._loss_so_far, val_loss, top1, top5, rate, at.seconds)
+        at.history.append(row)
+        at.epoch, at.step, at.seconds = at.epoch + 1, 0, 0.0
+        return row
+
+    def _step(self, batch: Batch) -> float:
+        """One step of the optimiser; the learning rate it was made with."""
+        at, recipe = self.at, self.recipe
+        place = at.epoch * len(self._order) + at.step
+        lr = recipe.learning_rate(place / len(self._order))
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._dropout.step = place
+        rng = np.random.default_rng([recipe.seed, at.epoch, at.step])
+        pixels = self._normalised(batch.pixels)
+        classes = F.one_hot(batch.targets.to(self.device), self.network.num_classes).float()
+        targets = mix(pixels, classes, recipe, rng)
+        with self._autocast():
+            logits = self._shared(pixels)
+        loss = F.cross_entropy(
+            logits.float(), targets, self._class_weights, label_smoothing=recipe.label_smoothing
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if recipe.clip_grad:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_grad)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._averaged:
+            self._averaged.update_parameters(self.network)
+        self._note(loss.detach())
+        return lr
+
+    _loss_sum: Tensor | None = None
+
+    def _note(self, loss: Tensor) -> None:
+        if self.at.step == 0 or self._loss_sum is None:
+            self._loss_sum = torch.zeros((), dtype=torch.float64, device=loss.device)
+        self._loss_sum += loss
+
+    @property
+    def _loss_so_far(self) -> float:
+        """The mean loss of this epoch's steps, over the processes.
+
+        Raises:
+            ResNeStError: it is not a number: the run has come apart.
+        """
+        if self._loss_sum is None or not self.at.step:
+            return math.nan
+        total = self.processes.total(self._loss_sum.clone()) / self.processes.count
+        mean = float(total) / self.at.step
+        if not math.isfinite(mean):
+            raise ResNeStError(
+                f"the loss is no longer a number (epoch {self.at.epoch + 1}, step {self.at.step})"
+                "\ntry a lower --lr, a longer --warmup-epochs, or --clip-grad 1"
+            )
+        return mean
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        wide = pixels.to(self.device, non_blocking=True).to(memory_format=torch.channels_last)
+        return wide.float().sub_(self._mean).div_(self._std)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = _DTYPES[self.recipe.precision]
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, dtype, enabled=self.recipe.precision != "fp32")
+
+    def _validate(self) -> tuple[float, float, float]:
+        """Mean loss, top-1 and top-5 in per cent, over all validation pictures."""
+        network = self.learned.eval()
+        sums = torch.zeros(3, dtype=torch.float64)
+        with torch.inference_mode(), self._autocast():
+            for batch in self._val:
+                logits = network(self._normalised(batch.pixels)).float().cpu()
+                true = logits.gather(1, batch.targets[:, None])
+                rank = (logits > true).sum(1)
+                loss = F.cross_entropy(logits, batch.targets, reduction="sum")
+                sums += torch.stack([loss, (rank < 1).sum(), (rank < 5).sum()]).double()
+        sums = self.processes.total(sums.to(self.device).float() if self.device == "mps" else sums)
+        loss, top1, top5 = (sums / self._val_pictures).tolist()
+        return loss, 100 * top1, 100 * top5
+
+    def save(self) -> None:
+        """Write the state beside its file and rename it into place."""
+        if self.state_file is None or not self.processes.leads:
+            return
+        state = {
+            "network": self.network.state_dict(),
+            "averaged": self._averaged.state_dict() if self._averaged else None,
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "position": {**vars(self.at), "history": [vars(row) for row in self.at.history]},
+            "loss_sum": self._loss_sum,
+            "recipe": self.recipe.as_dict(),
+        }
+        with into_place(self.state_file) as beside:
+            torch.save(state, beside)
+
+    def restore(self) -> None:
+        """Go on from the state in the state file.
+
+        Raises:
+            CheckpointError: it cannot be read, or belongs to another recipe or network.
+        """
+        assert self.state_file is not None
+        try:
+            state = torch.load(self.state_file, map_location=self.device, weights_only=True)
+            recipe = state["recipe"]
+        except Exception as error:  # damaged files raise anything at all in torch's readers
+            raise CheckpointError(
+                f"'{self.state_file}' cannot be gone on from: {error}\nstart anew with --overwrite"
+            ) from error
+        mine = self.recipe.as_dict()
+        differing = [
+            f"{k} {recipe.get(k)}, now {mine[k]}" for k in mine if recipe.get(k) != mine[k]
+        ]
+        if differing:
+            raise CheckpointError(
+                f"'{self.state_file.parent}' was begun with {'; '.join(differing)}\n"
+                "go on with the same options, or start anew with --overwrite"
+            )
+        try:
+            self.network.load_state_dict(state["network"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            if self._averaged:
+                self._averaged.load_state_dict(state["averaged"])
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"'{self.state_file.parent}' was begun with another network or other classes\n"
+                "give the same, or start anew with --overwrite"
+            ) from error
+        self._scaler.load_state_dict(state["scaler"])
+        position: dict[str, Any] = state["position"]
+        position["history"] = [Epoch(**row) for row in position["history"]]
+        self.at = Position(**position)
+        self._loss_sum = state["loss_sum"]
+
+    @contextmanager
+    def _stopping_in_order(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM end the run behind the step in hand; a second one ends it now."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+
+        before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _averaged(network: ResNeSt, decay: float) -> AveragedModel:
+    """An exponential moving average of weights and statistics, quicker at the beginning."""
+
+    def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
+        keep = min(decay, (1 + int(count)) / (10 + int(count)))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - keep)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    with torch.no_grad():
+        made = AveragedModel(network, multi_avg_fn=torch.no_grad()(update), use_buffers=True)
+    return made.requires_grad_(False)
+
+
+def _optimizer(network: ResNeSt, recipe: Recipe) -> Optimizer:
+    """SGD that leaves biases and batch norms without weight decay."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    nesterov = recipe.momentum > 0
+    return SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
+
+
+def _class_weights(pictures: LabelledPictures) -> Tensor:
+    """Weights (classes) in inverse proportion to the number of pictures; 1 where all are equal."""
+    counts = torch.tensor(pictures.counts(), dtype=torch.float32)
+    return counts.sum() / (len(counts) * counts.clamp(min=1))
+
+
+def _validation_view(preprocessing: Preprocessing) -> Callable[[Any], Tensor]:
+    def view(image: Any) -> Tensor:
+        return torch.from_numpy(preprocessing.pixels(image).copy()).permute(2, 0, 1)
+
+    return view

@@ -1,0 +1,195 @@
+"""`resnest train` as people use it: a folder in, a checkpoint out, and on after a kill."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+from resnest_cli import __version__
+from tests.conftest import RESNEST, lines
+from tests.training.conftest import CLASSES, SHORT, TINY, colours
+
+KILLS = int(os.environ.get("RESNEST_TEST_KILLS", "3"))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The folder of a run that nobody disturbed, and what it said."""
+    folder = tmp_path_factory.mktemp("trained") / "out"
+    done = subprocess.run(
+        [*RESNEST, "train", data, *SHORT, "-o", folder], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_a_run_leaves_its_record(trained, data):
+    folder, done = trained
+    names = {"best.safetensors", "last.safetensors", "history.csv", "curves.png", "summary.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    rows = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["pictures"] == {"train": 72, "val": 8}
+    assert summary["recipe"]["epochs"] == 2
+    with Image.open(folder / "curves.png") as curves:
+        assert curves.width > 500
+    assert "epoch 2/2" in done.stderr
+    assert "\r" not in done.stderr  # no bar where there is no terminal
+    assert f"--weights {folder / 'best.safetensors'}" in done.stdout
+
+
+def test_a_checkpoint_says_all_that_predict_must_know(trained, data, run):
+    folder, _ = trained
+    with safe_open(folder / "best.safetensors", "pt") as file:
+        card = json.loads(file.metadata()["resnest"])
+    assert card["labels"]["names"] == list(CLASSES)
+    assert (card["architecture"]["width"], card["preprocessing"]["crop"]) == (0.125, 32)
+    assert (card["recipe"]["mixup"], card["tool_version"]) == (0.2, __version__)
+    done = run("predict", "--weights", folder / "best.safetensors", data, "-f", "jsonl")
+    assert done.returncode == 0, done.stderr
+    assert {len(row["predictions"]) for row in lines(done)} == {4}
+
+
+def test_kills_at_random_moments_change_nothing(trained, data, tmp_path):
+    """Killed, interrupted, terminated; the weights in the end are the same to the bit."""
+    whole, _ = trained
+    command = [*RESNEST, "train", data, *SHORT, "-o", tmp_path / "out", "-q"]
+    begun = []
+    for number in range(KILLS):
+        with subprocess.Popen([*command, *begun], stderr=subprocess.PIPE, text=True) as process:
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "out").exists() and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            time.sleep(random.uniform(0, 4))
+            process.send_signal((signal.SIGKILL, signal.SIGINT, signal.SIGTERM)[number % 3])
+            _, said = process.communicate(timeout=60)
+        assert "Traceback" not in said
+        begun = ["--resume"]
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
+    kept, expected = (
+        [list(r.values())[:6] for r in csv.DictReader((f / "history.csv").read_text().splitlines())]
+        for f in (tmp_path / "out", whole)
+    )
+    assert kept == expected
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_a_run_that_is_there_is_never_replaced_unasked(trained, data, run):
+    folder, _ = trained
+    before = (folder / "best.safetensors").read_bytes()
+    done = run("train", data, *SHORT, "-o", folder)
+    assert done.returncode == 1
+    assert "--resume" in done.stderr
+    ended = run("train", data, *SHORT, "-o", folder, "--resume")
+    assert (ended.returncode, "has ended" in ended.stderr) == (0, True)
+    assert (folder / "best.safetensors").read_bytes() == before
+
+
+def test_another_recipe_is_not_gone_on_with(data, run, tmp_path):
+    command = [*RESNEST, "train", data, *SHORT, "-o", tmp_path / "out"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "epoch 1/2" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    done = run("train", data, *SHORT, "--lr", "0.2", "-o", tmp_path / "out", "--resume")
+    assert done.returncode == 1
+    assert "lr 0.1, now 0.2" in done.stderr
+
+
+def test_fine_tuning_replaces_the_head_and_keeps_what_was_learned(trained, tmp_path, run):
+    folder, _ = trained
+    data = colours(tmp_path / "two", each=12)
+    for name in ("blue", "white"):
+        for path in (data / name).iterdir():
+            path.unlink()
+    options = "--epochs 1 --freeze --batch-size 8 --precision bf16 --store fp16".split()
+    done = run("train", data, "--weights", folder / "best.safetensors", *options, "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert "without any picture, and so left out: blue, white" in done.stderr
+    with (
+        safe_open(folder / "best.safetensors", "pt") as before,
+        safe_open(tmp_path / "out" / "best.safetensors", "pt") as after,
+    ):
+        old, new = (f.get_tensor("layer1.0.conv1.weight") for f in (before, after))
+        assert (old.half() == new).all()
+        assert after.get_tensor("fc.weight").shape[0] == 2
+
+
+def test_broken_pictures_are_listed_and_left_out(data, tmp_path, run):
+    copy = colours(tmp_path / "data", each=8)
+    (copy / "red" / "000.jpg").write_bytes(b"no picture")
+    options = [*TINY, "--epochs", "1", "--augment", "trivial", "--cutmix", "1", "--balance"]
+    done = run("train", copy, *options, "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert "1 picture cannot be read and is left out" in done.stderr
+    listed = list(csv.DictReader((tmp_path / "out" / "skipped.csv").read_text().splitlines()))
+    assert [row["path"] for row in listed] == [str(copy / "red" / "000.jpg")]
+
+
+WRONG = [
+    (["--lr", "-1"], 2, "--lr"),
+    (["--epochs", "0"], 2, "--epochs"),
+    (["--width", "0.5"], 2, "--scratch"),
+    (["--scratch", "--crop", "4"], 2, "--crop"),
+    (["--resume", "--overwrite"], 2, "exclude"),
+    (["--min-scale", "2"], 2, "--min-scale"),
+    (["--weights", "none.pth"], 1, "No such file"),
+    (["--offline"], 1, "resnest50-528c19ca.pth"),
+]
+
+
+@pytest.mark.parametrize(("options", "code", "words"), WRONG, ids=str)
+def test_wrong_options_are_told_before_anything_is_done(data, run, options, code, words):
+    done = run("train", data, *options, "-o", "out")
+    assert (done.returncode, done.stderr.count("\n") <= 3) == (code, True), done.stderr
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [({"a": 3}, "nothing to tell apart"), ({"a": 1, "b": 1}, "to validate on"), ({}, "is empty")],
+    ids=["one class", "one picture each", "nothing"],
+)
+def test_data_that_cannot_be_learned_is_told_before_the_first_step(tmp_path, run, classes, words):
+    (tmp_path / "data").mkdir()
+    for name, count in classes.items():
+        (tmp_path / "data" / name).mkdir()
+        for number in range(count):
+            Image.new("RGB", (40, 40)).save(tmp_path / "data" / name / f"{number}.png")
+    done = run("train", "data", *TINY, "-o", "out")
+    assert done.returncode == 1
+    assert words in done.stderr
+
+
+def test_without_matplotlib_the_error_names_the_pip_command(data, tmp_path):
+    code = (
+        "import sys, importlib.abc\n"
+        "class Hide(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'matplotlib': raise ModuleNotFoundError(name)\n"
+        "import importlib.util as u; real = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n == 'matplotlib' else real(n, *a)\n"
+        "from resnest_cli.cli import main; main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", data, *SHORT], cwd=tmp_path,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "pip install 'resnest-cli[train]'" in done.stderr
