@@ -34,6 +34,12 @@ class Architecture:
         """A channel count times `width`, rounded to a multiple of 8 and at least 8."""
         return max(8 * round(channels * self.width / 8), 8)
 
+    def inner_channels(self, out_channels: int) -> int:
+        """Channels of the 3x3 convolution in a bottleneck: `base_width` a group, scaled."""
+        unit = self.radix * self.cardinality  # whole splits, and whole groups of the attention
+        group = out_channels // EXPANSION * self.base_width / STAGE_BASES[0]
+        return max(unit * round(group / unit), unit) * self.cardinality
+
     @property
     def stage_channels(self) -> tuple[int, int, int, int]:
         """Channels behind each of the four stages: 256, 512, 1024 and 2048 at width 1."""

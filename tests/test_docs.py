@@ -9,7 +9,7 @@ import pytest
 
 from docs import generate
 from resnest_cli.variants import VARIANTS
-from tests.conftest import RESNEST, ROOT
+from tests.conftest import RESNEST, ROOT, lines
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -45,12 +45,16 @@ def test_examples_are_accepted_up_to_their_weights(line, tmp_path):
     assert done.returncode in (0, 1), done.stderr
 
 
-def test_the_first_command_ends_in_the_error_of_an_offline_user():
+def test_the_first_command_names_the_example_pictures_without_a_network():
     (command,) = re.findall(r"\.venv/bin/resnest (predict .*)", README)
     done = subprocess.run(
-        [sys.executable, "-m", "resnest_cli", *command.split(), "--offline"],
+        [sys.executable, "-m", "resnest_cli", *command.split(), "--offline", "-f", "jsonl"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 1
-    assert "resnest50-528c19ca.pth" in done.stderr
-    assert (ROOT / command.split()[1]).is_file()
+    assert done.returncode == 0, done.stderr
+    named = {row["path"]: row["predictions"][0]["label"] for row in lines(done)}
+    assert named == {
+        "examples/aeroplane.jpg": "airplane",
+        "examples/boat.jpg": "ship",
+        "examples/car.jpg": "automobile",
+    }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resnest_cli.model.split_attention import SplitAttention
-from resnest_cli.variants import EXPANSION, Architecture
+from resnest_cli.variants import Architecture
 
 
 class Bottleneck(nn.Module):
@@ -24,7 +24,7 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         a = architecture
-        width = int(out_channels // EXPANSION * a.base_width / 64) * a.cardinality
+        width = a.inner_channels(out_channels)
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         # average-pool downsampling (AVD): the 3x3 convolution itself always has stride 1

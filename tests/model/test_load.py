@@ -233,6 +233,9 @@ def test_a_card_that_makes_no_sense_is_refused(card, state, tmp_path):
         {"labels": {"names": ["a"] * 999, "wnids": None}},
         {"architecture": {"blocks": [1, 1, 1]}},
         {"architecture": {"radix": 10**6}},
+        {"architecture": {"width": 0}},
+        {"architecture": {"width": "1"}},
+        {"recipe": [1]},
     ],
     ids=str,
 )

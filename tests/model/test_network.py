@@ -1,5 +1,7 @@
 """The network against the peers' own code, and against the paper's formulas."""
 
+import dataclasses
+
 import pytest
 import timm
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 
 from resnest_cli.model.fold import fold_batch_norm
 from resnest_cli.model.resnest import ResNeSt
+from resnest_cli.model.shapes import infer_architecture
 from resnest_cli.model.split_attention import SplitAttention
 from resnest_cli.variants import VARIANTS, Variant, get_variant
 from tests.conftest import DATA, drawn, lively
@@ -145,6 +148,23 @@ def test_every_variant_exports_with_a_dynamic_batch(variant):
         x = torch.randn(3, 3, 64, 64)
         for size in (1, 3):
             torch.testing.assert_close(program.module()(x[:size]), network(x[:size]))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=ids)
+@pytest.mark.parametrize("width", [0.25, 0.5, 1.5])
+def test_a_width_scales_every_channel_count(variant, width):
+    architecture = dataclasses.replace(variant.architecture, width=width)
+    with torch.device("meta"):
+        whole, scaled = (ResNeSt(a, num_classes=10) for a in (variant.architecture, architecture))
+    if architecture.cardinality == 1:  # with groups, channels are rounded to whole ones
+        found = infer_architecture(dict(scaled.state_dict()))
+        assert found == dataclasses.replace(architecture, avd_first=False)
+    assert scaled.num_features == 2048 * width
+    for (name, before), after in zip(whole.named_parameters(), scaled.parameters(), strict=True):
+        if "conv2.fc1" not in name and "conv2.bn1" not in name:  # attention keeps a least width
+            factor = after.shape[0] / before.shape[0]
+            tolerance = 0.35 if architecture.cardinality > 1 else 0
+            assert name.startswith("fc.") or abs(factor - width) <= tolerance * width, name
 
 
 def test_gradients_reach_every_parameter():
