@@ -34,6 +34,14 @@ class LabelledPictures:
         found = Counter(self.targets)
         return tuple(found[index] for index in range(len(self.classes)))
 
+    def digest(self) -> str:
+        """A fingerprint of the classes and of which picture is of which, wherever they lie."""
+        lines = [*self.classes, *(f"{_below_class(p)}\0{t}" for p, t in self._pairs())]
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _pairs(self) -> Iterable[tuple[str, int]]:
+        return zip(self.paths, self.targets, strict=True)
+
     def select(self, indices: Iterable[int]) -> LabelledPictures:
         """Some of the pictures, in the order given, of the same classes."""
         chosen = list(indices)
@@ -125,7 +133,7 @@ def split(
     """
 
     def drawn(index: int) -> bytes:
-        name = Path(*Path(pictures.paths[index]).parts[-2:]).as_posix()
+        name = _below_class(pictures.paths[index])
         return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
 
     members: dict[int, list[int]] = {}
@@ -140,6 +148,11 @@ def split(
         pictures.select(i for i in everything if i not in held),
         pictures.select(i for i in everything if i in held),
     )
+
+
+def _below_class(path: str) -> str:
+    """The end of a path that says which picture it is: its folder's name and its own."""
+    return Path(*Path(path).parts[-2:]).as_posix()
 
 
 def match_validation(train: LabelledPictures, val: LabelledPictures) -> LabelledPictures:

@@ -146,6 +146,7 @@ class Trainer:
             workers=workers,
             **part,
         )
+        self._seen = f"{train.digest()} {val.digest()} {preprocessing.describe()}"
         self._stop = False
 
     @property
@@ -287,6 +288,7 @@ class Trainer:
             "position": {**vars(self.at), "history": [vars(row) for row in self.at.history]},
             "loss_sum": self._loss_sum,
             "recipe": self.recipe.as_dict(),
+            "seen": self._seen,
         }
         with into_place(self.state_file) as beside:
             torch.save(state, beside)
@@ -300,12 +302,17 @@ class Trainer:
         assert self.state_file is not None
         try:
             state = torch.load(self.state_file, map_location=self.device, weights_only=True)
-            recipe = state["recipe"]
+            recipe, seen = state["recipe"], state["seen"]
         except Exception as error:  # damaged files raise anything at all in torch's readers
             raise CheckpointError(
                 f"'{self.state_file}' cannot be gone on from: {error}\nstart anew with --overwrite"
             ) from error
         mine = self.recipe.as_dict()
+        if seen != self._seen:
+            raise CheckpointError(
+                f"'{self.state_file.parent}' was begun with other pictures, classes or resolution\n"
+                "go on with the same, or start anew with --overwrite"
+            )
         differing = [
             f"{k} {recipe.get(k)}, now {mine[k]}" for k in mine if recipe.get(k) != mine[k]
         ]
