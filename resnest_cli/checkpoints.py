@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnest_cli import cache
-from resnest_cli.errors import CheckpointError, DownloadError
+from resnest_cli import bundled, cache
+from resnest_cli.errors import CheckpointError, DownloadError, UsageError
 from resnest_cli.fetch import Download, Progress, sha256_of
-from resnest_cli.variants import Variant
+from resnest_cli.variants import Variant, get_variant
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,31 @@ def obtain(variant: Variant, *, offline: bool = False, on_progress: Progress | N
             f"\n{_by_hand(variant)}"
         )
     return _download(variant, on_progress)
+
+
+def locate(
+    model: str | None,
+    weights: Path | None,
+    *,
+    offline: bool = False,
+    on_progress: Progress | None = None,
+) -> Path:
+    """The file that holds the weights of a model, or of a local checkpoint.
+
+    Raises:
+        CheckpointError: it is not there and cannot be had.
+        UsageError: there is no such model, or both are given where only one can be.
+    """
+    if model == bundled.DEMO:
+        if weights is not None:
+            raise UsageError("demo is the bundled network: give --model demo or --weights FILE")
+        return bundled.demo_checkpoint()
+    if weights is not None:
+        if not weights.is_file():
+            reason = "is no regular file" if weights.exists() else "No such file or directory"
+            raise CheckpointError(f"cannot read '{weights}': {reason}")
+        return weights
+    return obtain(get_variant(model or "resnest50"), offline=offline, on_progress=on_progress)
 
 
 def digest(path: Path) -> str:

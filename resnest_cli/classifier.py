@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from resnest_cli import cache
 from resnest_cli.batch import batches
-from resnest_cli.engines.base import EngineOptions, open_engine
+from resnest_cli.engines.base import EngineOptions, chooses_openvino, open_engine
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images import Decoding, image_errors
 from resnest_cli.labels import numbered, read_labels
@@ -45,11 +46,13 @@ class Classifier:
         background: RGB, 0 to 255, painted where pictures are transparent; default: transparency
             is dropped and the colours below it show, as in the reference implementations.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        engine: `auto` or `torch`.
+        engine: `auto`, `torch` or `openvino`; auto is openvino on a CPU where it is installed.
         precision: `fp32`, `bf16` or `fp16`.
         batch_size: pictures per step of `stream`, 1 to 4096; default: what suits the device.
         workers: decoding threads of `stream`, 1 to 256; default: one a processor, at most 16.
         offline: never touch the network, neither for weights nor for pictures.
+        answer_first: with engine `auto`, take what is ready at once rather than wait while the
+            network is compiled for the processor, which a first use does; `compile` does it later.
         on_progress: called with a download's bytes so far, and in all where that is known.
 
     Raises:
@@ -76,6 +79,7 @@ class Classifier:
         batch_size: int | None = None,
         workers: int | None = None,
         offline: bool = False,
+        answer_first: bool = False,
         on_progress: Progress | None = None,
     ) -> None:
         if not 0 <= threshold <= 1:
@@ -86,9 +90,8 @@ class Classifier:
             raise UsageError(f"at most {MAX_BATCH_SIZE} a batch and {MAX_WORKERS} workers")
         given = read_labels(Path(labels)) if labels is not None else None
         path = Path(weights) if weights is not None else None
-        self.engine = open_engine(
-            EngineOptions(model, path, engine, device, precision, offline), on_progress
-        )
+        self._options = EngineOptions(model, path, engine, device, precision, offline, answer_first)
+        self.engine = open_engine(self._options, on_progress)
         self.card = self.engine.card
         classes = self.card.num_classes
         self.top_k = min(5, classes) if top_k is None else top_k
@@ -140,9 +143,14 @@ class Classifier:
         ):
             good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
             alone = number == 0 and len(batch) == 1 and not continued
-            rows = iter(self._run(good, 1 if alone else self.batch_size))
+            rows = iter(self._run(good, 1 if alone else self.engine.fill or self.batch_size))
             for source, pixels in batch:
                 yield source, pixels if isinstance(pixels, ImageError) else next(rows)
+
+    def compile(self) -> None:
+        """Compile the network for the next use, where that was put off for an answer first."""
+        if self.engine.name == "torch" and chooses_openvino(self._options):
+            open_engine(replace(self._options, answer_first=False))
 
     def describe(self) -> str:
         """One line: model, preprocessing, engine, device and precision."""
@@ -151,7 +159,7 @@ class Classifier:
         return printable(" · ".join(parts))
 
     def _run(self, pixels: list[NDArray[np.uint8]], batch_size: int) -> NDArray[np.float32]:
-        """Logits (N, classes) of N pictures, run as a batch of `batch_size`."""
+        """Logits (N, classes) of N pictures, run as a batch of at least `batch_size`."""
         if not pixels:
             return np.empty((0, self.card.num_classes), np.float32)
         filled = pixels + pixels[-1:] * (batch_size - len(pixels))

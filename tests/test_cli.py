@@ -65,7 +65,6 @@ WRONG = [
     (["predict", "x.jpg", "-o", "no/where.csv"], 1, "no folder"),
     (["predict", "x.jpg", "--weights", "none.pth"], 1, "No such file"),
     (["predict", "x.jpg", "--offline"], 1, "resnest50-528c19ca.pth"),
-    (["predict", "x.jpg", "--engine", "openvino"], 1, "--engine torch"),
     (["predict", "--files-from", "none"], 2, "no list"),
     (["predikt", "x.jpg"], 2, "resnest predict"),
     (["list-models", "xyz"], 2, "no model fits"),

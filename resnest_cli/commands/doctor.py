@@ -16,6 +16,7 @@ from resnest_cli.variants import VARIANTS
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "typer", "rich", "requests")
 _EXTRAS = {  # import names, and what they are for
     "pyarrow": "Parquet output: pip install 'resnest-cli[parquet]'",
+    "openvino": "speed on a CPU: pip install 'resnest-cli[fast]'",
     "matplotlib": "train and evaluate: pip install 'resnest-cli[train]'",
     "sklearn": "evaluate: pip install 'resnest-cli[train]'",
 }
@@ -74,6 +75,8 @@ def _devices() -> None:
         _line("mps", "Apple GPU")
     _section("Engines")
     _line("torch", "ready")
+    if find_spec("openvino"):
+        _line("openvino", "ready, and auto's choice on a CPU")
 
 
 def _cache() -> None:

@@ -155,7 +155,9 @@ Device = Annotated[
 Engine = Annotated[
     Literal["auto", "torch", "openvino"],
     typer.Option(
-        help="What runs the network. openvino is for a later version.", rich_help_panel=_MACHINE
+        help="What runs the network; auto is openvino on a CPU where it is installed "
+        "(pip install 'resnest-cli\\[fast]'), else torch; $RESNEST_ENGINE is auto's default.",
+        rich_help_panel=_MACHINE,
     ),
 ]
 Precision = Annotated[

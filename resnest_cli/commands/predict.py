@@ -11,9 +11,10 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from resnest_cli.output import Output
 
 log = logging.getLogger(__name__)
+
+
+_FEW = 20  # pictures
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,12 @@ class Inputs:
         if self.files_from and not os.path.isfile(self.files_from):
             return None
         return sum(1 for _ in self.sources())
+
+    def are_few(self) -> bool:
+        """Whether they are done sooner than a network is compiled."""
+        if self.files_from and not os.path.isfile(self.files_from):
+            return False
+        return len(list(islice(self.sources(), _FEW + 1))) <= _FEW
 
     def is_one_picture(self) -> bool:
         """Whether there is no more than one to wait for."""
@@ -168,6 +178,7 @@ def predict(
             batch_size=batch_size,
             workers=workers,
             offline=offline,
+            answer_first=output is None and wanted.are_few(),
             on_progress=bar if stderr_is_terminal() and not quiet else None,
         )
     from resnest_cli.output import open_output
@@ -180,7 +191,10 @@ def predict(
         foot=classifier.describe(),
         resume=resume,
     ) as results:
-        return _run(classifier, wanted, results, output, quiet=quiet)
+        code = _run(classifier, wanted, results, output, quiet=quiet)
+    with suppress(KeyboardInterrupt):  # the answers are there already
+        classifier.compile()
+    return code
 
 
 @contextmanager

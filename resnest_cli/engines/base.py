@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ctypes
+import os
+import platform
+import sys
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,10 +31,11 @@ class EngineOptions:
 
     model: str | None = None  # a variant or alias; None: what `weights` says, else resnest50
     weights: Path | None = None  # a local checkpoint instead of the published one
-    engine: str = "auto"
+    engine: str = "auto"  # then $RESNEST_ENGINE, if that is set, or what suits the machine
     device: str = "auto"  # or cpu, cuda, cuda:N, mps
     precision: str = "fp32"
     offline: bool = False
+    answer_first: bool = False  # `auto`: rather run on torch than make someone wait for compiling
 
 
 class Engine(Protocol):
@@ -41,6 +47,7 @@ class Engine(Protocol):
     card: ModelCard
     weights: Path  # the file that they came from
     batch_size: int  # pictures per step that suit the device
+    fill: int | None  # least size of a batch for answers that don't depend on it; None: any batch
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pictures (N, crop, crop, 3), 0 to 255, to logits (N, classes)."""
@@ -54,11 +61,58 @@ def open_engine(options: EngineOptions, on_progress: Progress | None = None) -> 
         EngineError: the engine or the device is not to be had here.
         CheckpointError: the weights are missing, damaged or of another network.
     """
+    if options.engine == "auto":
+        options = replace(options, engine=os.environ.get("RESNEST_ENGINE") or "auto")
     for value, known in ((options.engine, ENGINES), (options.precision, PRECISIONS)):
         if value not in known:
             raise UsageError(f"'{value}' is none of {', '.join(known)}")
     if options.engine == "openvino":
-        raise EngineError("this version has no openvino engine yet; use --engine torch")
+        if find_spec("openvino") is None:
+            raise EngineError("openvino is not installed\npip install 'resnest-cli[fast]'")
+        if options.device not in ("auto", "cpu"):
+            raise EngineError(
+                f"openvino runs on the cpu here; use --engine torch for {options.device}"
+            )
+    if chooses_openvino(options):
+        from resnest_cli.engines import openvino_engine
+
+        ready = not options.answer_first or openvino_engine.is_ready(options)
+        if options.engine == "openvino" or ready:
+            return openvino_engine.OpenVINOEngine.open(options, on_progress)
     from resnest_cli.engines.torch_engine import TorchEngine
 
     return TorchEngine.open(options, on_progress)
+
+
+def chooses_openvino(options: EngineOptions) -> bool:
+    """Whether a network is run by OpenVINO: asked for, or at hand where there is no GPU."""
+    engine = os.environ.get("RESNEST_ENGINE") if options.engine == "auto" else options.engine
+    if engine not in (None, "", "auto"):
+        return engine == "openvino"
+    cpu = options.device == "cpu" or (options.device == "auto" and not _sees_gpu())
+    return cpu and options.precision != "fp16" and find_spec("openvino") is not None
+
+
+def check_card(card: ModelCard) -> None:
+    """Raise `EngineError` unless a network takes pictures and gives classes."""
+    if card.in_channels != 3 or not card.num_classes:
+        raise EngineError(
+            f"{card.name} here takes {card.in_channels} channels and gives {card.num_classes} "
+            "classes; pictures need a network of 3 channels and at least one class"
+        )
+
+
+def _sees_gpu() -> bool:
+    """Whether torch would find a GPU, without importing it: Apple's, or CUDA's driver with one."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        count = ctypes.c_int(0)
+        return (
+            driver.cuInit(0) == 0
+            and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+            and count.value > 0
+        )
+    except (OSError, AttributeError):
+        return False

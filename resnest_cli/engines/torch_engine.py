@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnest_cli.engines.base import DEVICES, EngineOptions
+from resnest_cli.engines.base import DEVICES, EngineOptions, check_card
 from resnest_cli.errors import EngineError, UsageError
 from resnest_cli.fetch import Progress
 from resnest_cli.model.fold import fold_batch_norm
@@ -22,14 +22,11 @@ class TorchEngine:
     """Batch norm folded into the convolutions, channels last, inference mode."""
 
     name = "torch"
+    fill: int | None = None
 
     def __init__(self, loaded: Loaded, device: str, precision: str) -> None:
         card = loaded.card
-        if card.in_channels != 3 or not card.num_classes:
-            raise EngineError(
-                f"{card.name} here takes {card.in_channels} channels and gives {card.num_classes} "
-                "classes; pictures need a network of 3 channels and at least one class"
-            )
+        check_card(card)
         self.card = card
         self.weights = loaded.path
         self.device = device

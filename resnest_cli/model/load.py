@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from resnest_cli import __version__, bundled, checkpoints
 from resnest_cli.card import METADATA_KEY, ModelCard
-from resnest_cli.errors import CheckpointError, UsageError
+from resnest_cli.errors import CheckpointError
 from resnest_cli.fetch import Progress
 from resnest_cli.files import into_place
 from resnest_cli.model.resnest import ResNeSt, initialise
@@ -105,18 +105,14 @@ def load_state(
         CheckpointError: the weights are missing, damaged or of another network.
         UsageError: there is no such model.
     """
-    if model == bundled.DEMO:
-        if weights is not None:
-            raise UsageError("demo is the bundled network: give --model demo or --weights FILE")
-        model, weights = None, bundled.demo_checkpoint()
-    if weights is None:
-        variant = get_variant(model or "resnest50")
-        path = checkpoints.obtain(variant, offline=offline, on_progress=on_progress)
-        state, _ = read_state(path)
-        card = ModelCard.of_variant(variant)
+    given = Path(weights) if weights is not None else None
+    path = checkpoints.locate(model, given, offline=offline, on_progress=on_progress)
+    state, written = read_state(path)
+    if model == bundled.DEMO and written:
+        card = written
+    elif given is None:
+        card = ModelCard.of_variant(get_variant(model or "resnest50"))
     else:
-        path = Path(weights)
-        state, written = read_state(path)
         card = written or identify(state, path, model)
         if written and model and get_variant(model).architecture != written.architecture:
             raise CheckpointError(
@@ -160,8 +156,6 @@ def read_state(path: Path) -> tuple[State, ModelCard | None]:
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than plain tensors.
     """
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"'{path}' is no regular file")
     try:
         with path.open("rb") as file:
             head = file.read(9)

@@ -1,0 +1,95 @@
+"""Networks that are compiled for this processor, kept in the cache folder.
+
+An entry is a graph and, written after it, a note with the graph's SHA-256 and the network's card.
+Its name is a digest of everything that the graph depends on, so nothing in it can be out of date;
+what is damaged or half written is no entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from resnest_cli import cache, checkpoints
+from resnest_cli.card import ModelCard
+from resnest_cli.engines.base import EngineOptions
+from resnest_cli.files import into_place
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1  # of an entry
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where the compiled graph of one network, at one precision, is or will be."""
+
+    graph: Path
+    note: Path
+    weights_sha256: str
+
+    @classmethod
+    def of(cls, weights: Path, options: EngineOptions) -> Entry:
+        """The entry of a checkpoint; the file is read through once, unless its digest is known."""
+        sha256 = checkpoints.digest(weights)
+        # a file that says nothing of itself is known by its name, or by what the user calls it
+        named = (options.model, options.weights.name if options.weights else None)
+        parts = (_FORMAT, sha256, named, options.precision, metadata.version("openvino"), _cpu())
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        folder = cache.home() / "compiled"
+        return cls(folder / f"{key}.graph", folder / f"{key}.json", sha256)
+
+    def read(self) -> tuple[bytes, ModelCard] | None:
+        """The graph and the card; None where there is no entry, or no whole one."""
+        try:
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+            graph = self.graph.read_bytes()
+            if hashlib.sha256(graph).hexdigest() != note["graph_sha256"]:
+                raise ValueError("the graph is not the one that was written")
+            return graph, ModelCard.from_json(note["card"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.info("the compiled network in '%s' is not used: %s", self.graph, error)
+            return None
+
+    def write(self, graph: bytes, card: ModelCard) -> None:
+        """Keep a graph; other versions' graphs of the same checkpoint go."""
+        with into_place(self.graph) as path:
+            path.write_bytes(graph)
+        note = {
+            "graph_sha256": hashlib.sha256(graph).hexdigest(),
+            "weights_sha256": self.weights_sha256,
+            "openvino": metadata.version("openvino"),
+            "card": card.to_json(),
+        }
+        with into_place(self.note) as path:
+            path.write_text(json.dumps(note, ensure_ascii=False), encoding="utf-8")
+        self._remove_outdated()
+
+    def _remove_outdated(self) -> None:
+        for path in self.note.parent.glob("*.json"):
+            try:
+                note = json.loads(path.read_text(encoding="utf-8"))
+                same = note["weights_sha256"] == self.weights_sha256
+                if same and note["openvino"] != metadata.version("openvino"):
+                    path.unlink()
+                    path.with_suffix(".graph").unlink(missing_ok=True)
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+
+
+def _cpu() -> str:
+    """What tells processors apart: a graph is compiled for the instructions of one."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        import platform
+
+        return f"{platform.machine()} {platform.processor()}"
+    lines = text.split("\n\n", 1)[0].splitlines()
+    return "\n".join(x for x in lines if x.startswith(("model name", "flags", "Features")))

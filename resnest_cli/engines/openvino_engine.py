@@ -1,0 +1,147 @@
+"""The network in OpenVINO, on the CPU: compiled once, then loaded without torch."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from resnest_cli import checkpoints
+from resnest_cli.card import ModelCard
+from resnest_cli.engines.base import EngineOptions, check_card
+from resnest_cli.engines.compiled import Entry
+from resnest_cli.errors import EngineError
+from resnest_cli.fetch import Progress
+from resnest_cli.terminal import SUMMARY
+
+log = logging.getLogger(__name__)
+
+_PRECISIONS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
+
+
+class OpenVINOEngine:
+    """One picture is spread over all processors; several are run side by side."""
+
+    name = "openvino"
+    device = "cpu"
+    fill: int | None = 2  # more than one picture: each is run by itself, whatever the batch
+
+    def __init__(self, graph: bytes, card: ModelCard, weights: Path, precision: str) -> None:
+        check_card(card)
+        self.card = card
+        self.weights = weights
+        self.precision = precision
+        self._graph = graph
+        self._core = ov.Core()
+        self._one: Any = None  # compiled for one picture at a time
+        self._queue: Any = None  # for many
+        self.batch_size = 16
+
+    @classmethod
+    def open(cls, options: EngineOptions, on_progress: Progress | None = None) -> OpenVINOEngine:
+        """Load a network, compiled earlier or now.
+
+        Raises:
+            EngineError: this processor doesn't compute in that precision.
+            CheckpointError: the weights are missing, damaged or of another network.
+        """
+        core = ov.Core()
+        _check_precision(core, options.precision)
+        weights = checkpoints.locate(
+            options.model, options.weights, offline=options.offline, on_progress=on_progress
+        )
+        entry = Entry.of(weights, options)
+        found = entry.read() or _compile(core, entry, options)
+        return cls(*found, weights, options.precision)
+
+    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pictures (N, crop, crop, 3), 0 to 255, to logits (N, classes)."""
+        if len(pixels) == 1:
+            self._one = self._one or self._compiled("LATENCY")
+            return np.array(self._one(pixels)[0], np.float32)
+        if self._queue is None:
+            self._queue = ov.AsyncInferQueue(self._compiled("THROUGHPUT"))
+        logits = np.empty((len(pixels), self.card.num_classes), np.float32)
+
+        def keep(request: Any, index: int) -> None:
+            logits[index] = request.get_output_tensor().data[0]
+
+        self._queue.set_callback(keep)
+        for index in range(len(pixels)):
+            self._queue.start_async({0: pixels[index : index + 1]}, index)
+        self._queue.wait_all()
+        return logits
+
+    def _compiled(self, hint: str) -> ov.CompiledModel:
+        settings = _settings(self.precision) | {"PERFORMANCE_HINT": hint}
+        try:
+            return self._core.import_model(self._graph, "CPU", settings)
+        except RuntimeError as error:
+            raise EngineError(
+                f"openvino cannot load the compiled network: {str(error).splitlines()[-1]}\n"
+                "remove the folder 'compiled' in the cache folder, or use --engine torch"
+            ) from error
+
+
+def is_ready(options: EngineOptions) -> bool:
+    """Whether a network, already on disk, was compiled by an earlier run."""
+    try:
+        weights = checkpoints.locate(options.model, options.weights, offline=True)
+        entry = Entry.of(weights, options)
+    except Exception:  # whatever is wrong will be told by who loads it
+        return False
+    return entry.graph.exists() and entry.note.exists()
+
+
+def _compile(core: ov.Core, entry: Entry, options: EngineOptions) -> tuple[bytes, ModelCard]:
+    """Convert and keep a network; another process that does so at the same time is waited for."""
+    try:
+        entry.graph.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(entry.graph.with_suffix(".lock")):
+            if found := entry.read():
+                return found
+            graph, card = _converted(core, options)
+            try:
+                entry.write(graph, card)
+            except OSError as error:
+                log.warning("the compiled network is not kept: %s", error.strerror or error)
+            return graph, card
+    except OSError as error:  # a cache folder that cannot be written is no reason to stop
+        log.warning("the compiled network is not kept: %s", error.strerror or error)
+        return _converted(core, options)
+
+
+def _converted(core: ov.Core, options: EngineOptions) -> tuple[bytes, ModelCard]:
+    log.log(SUMMARY, "compiling the network for this processor, once ...")
+    start = time.monotonic()
+    from resnest_cli.engines.openvino_convert import convert
+
+    model, card = convert(options)
+    check_card(card)
+    compiled = core.compile_model(model, "CPU", _settings(options.precision))
+    stream = compiled.export_model()
+    graph = stream.getvalue() if isinstance(stream, io.BytesIO) else bytes(stream)
+    log.log(SUMMARY, "compiled in %.1f s", time.monotonic() - start)
+    return graph, card
+
+
+def _settings(precision: str) -> dict[str, str]:
+    """The precision, said outright: left alone, this engine computes in the fastest it can."""
+    return {"INFERENCE_PRECISION_HINT": _PRECISIONS[precision][0]}
+
+
+def _check_precision(core: ov.Core, precision: str) -> None:
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    here = [name for name, (_, capability) in _PRECISIONS.items() if capability in able]
+    if precision not in here:
+        raise EngineError(
+            f"openvino does not compute in {precision} on this processor; it does in "
+            f"{' and '.join(here)}"
+        )

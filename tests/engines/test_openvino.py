@@ -1,0 +1,203 @@
+"""The OpenVINO engine: the answers of torch, without torch, compiled once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from resnest_cli import Classifier
+from resnest_cli.engines import base
+from resnest_cli.engines.base import EngineOptions, chooses_openvino, open_engine
+from resnest_cli.engines.compiled import Entry
+from resnest_cli.errors import EngineError
+from tests.conftest import RESNEST, ROOT, drawn, lines
+
+pytest.importorskip("openvino", reason="openvino is not installed (extra fast)")
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
+
+
+@pytest.fixture(autouse=True)
+def own_choice(monkeypatch):
+    """Engines as users have them."""
+    monkeypatch.delenv("RESNEST_ENGINE")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A cache folder in which the bundled network is compiled."""
+    home = tmp_path_factory.mktemp("kept")
+    subprocess.run(
+        [*RESNEST, "predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino"],
+        check=True, env=os.environ | {"RESNEST_HOME": str(home)}, capture_output=True,
+    )  # fmt: skip
+    return home
+
+
+def graph_of(home, monkeypatch, **options):
+    monkeypatch.setenv("RESNEST_HOME", str(home))
+    weights = ROOT / "resnest_cli" / "data" / "demo.safetensors"
+    return Entry.of(weights, EngineOptions("demo", **options)).graph
+
+
+def probabilities(classifier, pictures):
+    results = list(classifier.stream(pictures))
+    return np.array(
+        [[p.probability for p in sorted(r.predictions, key=lambda p: p.index)] for r in results]
+    )
+
+
+@pytest.mark.parametrize("weights", ["demo", "resnest14"])
+def test_probabilities_are_torchs(weights, legacy_checkpoint):
+    given = {"model": "demo"} if weights == "demo" else {"weights": legacy_checkpoint}
+    pictures = [*EXAMPLES, *(drawn(300, 240, seed=seed) for seed in range(5))]
+    classes = 10 if weights == "demo" else 1000
+    ours, torchs = (
+        Classifier(**given, engine=engine, device="cpu", top_k=classes)
+        for engine in ("openvino", "torch")
+    )
+    assert (ours.engine.name, ours.engine.precision) == ("openvino", "fp32")
+    a, b = (probabilities(c, pictures) for c in (ours, torchs))
+    assert np.abs(a - b).max() <= 1e-5
+    assert (np.argsort(-a)[:, :5] == np.argsort(-b)[:, :5]).all()
+    one = np.array([ours(picture).top1.probability for picture in EXAMPLES])
+    assert np.abs(one - a[: len(EXAMPLES)].max(1)).max() <= 1e-6
+
+
+def test_an_answer_does_not_depend_on_its_neighbours(kept, monkeypatch):
+    monkeypatch.setenv("RESNEST_HOME", str(kept))
+    classifier = Classifier("demo", engine="openvino")
+    pictures = [drawn(100, 80, seed=seed) for seed in range(21)]
+    whole = probabilities(classifier, pictures)
+    for start in (0, 7, 20):
+        left = probabilities_continued(classifier, pictures[start:])
+        assert np.array_equal(left, whole[start:])
+
+
+def probabilities_continued(classifier, pictures):
+    results = classifier.stream(pictures, continued=True)
+    return np.array(
+        [[p.probability for p in sorted(r.predictions, key=lambda p: p.index)] for r in results]
+    )[:, : classifier.top_k]
+
+
+def test_later_predictions_import_no_torch(kept):
+    program = (
+        "import sys; from resnest_cli.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert 'openvino' in sys.modules\n"
+        "assert not {'torch', 'torchvision'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "predict", EXAMPLES[0], "-m", "demo", "--device", "cpu"],
+        env=os.environ | {"RESNEST_HOME": str(kept)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "openvino" in done.stdout
+    assert "compil" not in done.stderr
+
+
+def test_a_first_picture_is_answered_before_compiling(run):
+    first = run("predict", EXAMPLES[0], "-m", "demo", "--device", "cpu")
+    assert "torch" in first.stdout
+    assert "compiled in" in first.stderr
+    second = run("predict", EXAMPLES[0], "-m", "demo", "--device", "cpu")
+    assert "openvino" in second.stdout
+    assert second.stderr == ""
+
+
+def test_processes_at_once_compile_once(tmp_path):
+    environment = os.environ | {"RESNEST_HOME": str(tmp_path / "home")}
+    command = [*RESNEST, "predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino", "-f", "csv"]
+    both = [
+        subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True)
+        for _ in range(2)
+    ]
+    (first, said), (second, also) = (process.communicate(timeout=120) for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert first == second
+    assert (said + also).count("compiled in") == 1
+
+
+@pytest.mark.parametrize("harm", ["graph cut", "graph changed", "note cut", "note gone"])
+def test_damaged_entries_are_made_anew(harm, kept, tmp_path, monkeypatch, run):
+    whole = graph_of(kept, monkeypatch)
+    graph = graph_of(tmp_path / "home", monkeypatch)
+    graph.parent.mkdir(parents=True)
+    note = whole.with_suffix(".json").read_text()
+    content = bytearray(whole.read_bytes())
+    if harm == "graph changed":
+        content[len(content) // 2] ^= 1
+    graph.write_bytes(content[: len(content) // 2] if harm == "graph cut" else content)
+    if harm != "note gone":
+        graph.with_suffix(".json").write_text(note[:50] if harm == "note cut" else note)
+    done = run("predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino", "-f", "jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "compiled in" in done.stderr
+    assert lines(done)[0]["predictions"][0]["label"] == "airplane"
+    again = run("predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino", "-f", "jsonl")
+    assert (again.stdout, again.stderr) == (done.stdout, "")
+
+
+def test_a_kill_while_compiling_leaves_nothing_half(run, tmp_path):
+    command = [*RESNEST, "predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino"]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as process:
+        assert "compiling" in process.stderr.readline()
+        time.sleep(1)
+        process.send_signal(signal.SIGKILL)
+    done = run("predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino")
+    assert done.returncode == 0, done.stderr
+
+
+def test_another_precision_is_another_entry(kept, monkeypatch):
+    assert graph_of(kept, monkeypatch) != graph_of(kept, monkeypatch, precision="bf16")
+
+
+def test_bf16_is_taken_only_when_asked_for_and_fp16_refused(monkeypatch):
+    import openvino
+
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "FP16" not in able:
+        with pytest.raises(EngineError, match=r"does not compute in fp16 .* fp32"):
+            open_engine(EngineOptions("demo", engine="openvino", precision="fp16"))
+    if "BF16" not in able:
+        pytest.skip("this processor has no bf16")
+    exact, rounded = (
+        Classifier("demo", engine="openvino", precision=p, top_k=10) for p in ("fp32", "bf16")
+    )
+    a, b = (probabilities(c, EXAMPLES) for c in (exact, rounded))
+    assert (a.argmax(1) == b.argmax(1)).all()
+    assert 0 < np.abs(a - b).max() < 0.05
+
+
+def test_without_openvino_torch_is_taken_and_the_pip_command_named(monkeypatch):
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
+    assert not chooses_openvino(EngineOptions(device="cpu"))
+    with pytest.raises(EngineError, match=r"pip install 'resnest-cli\[fast\]'"):
+        open_engine(EngineOptions("demo", engine="openvino"))
+
+
+def test_what_auto_takes(monkeypatch):
+    monkeypatch.setattr(base, "_sees_gpu", lambda: False)
+    assert chooses_openvino(EngineOptions())
+    assert chooses_openvino(EngineOptions(device="cpu"))
+    assert not chooses_openvino(EngineOptions(device="cuda"))
+    assert not chooses_openvino(EngineOptions(precision="fp16"))
+    monkeypatch.setattr(base, "_sees_gpu", lambda: True)
+    assert not chooses_openvino(EngineOptions())
+    monkeypatch.setenv("RESNEST_ENGINE", "torch")
+    assert not chooses_openvino(EngineOptions(device="cpu"))
+    with pytest.raises(EngineError, match="--engine torch for cuda"):
+        open_engine(EngineOptions("demo", engine="openvino", device="cuda"))
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_next_start(run, tmp_path):
+    (tmp_path / "home").write_text("a file where the folder should be")
+    done = run("predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino")
+    assert done.returncode == 0, done.stderr
+    assert "not kept" in done.stderr
