@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+    from PIL.Image import Image as Picture
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9771e", "#8a8a8a"
 _MOST_NAMED_CLASSES = 60  # of more than that a matrix's axes cannot be read
@@ -48,7 +49,7 @@ def draw_curves(
     best = max(range(len(top1)), key=top1.__getitem__)
     right.plot(best + 1, top1[best], "o", color=ORANGE)
     right.set(title=f"validation top-1: best {top1[best]:.2f} % (epoch {best + 1})", xlabel="epoch")
-    figure.suptitle(title)
+    figure.suptitle(_literal(title))
     _save(figure, path)
 
 
@@ -64,8 +65,9 @@ def draw_confusion(path: Path, matrix: NDArray[np.int64], names: Sequence[str]) 
     figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
     axes.set(xlabel="predicted", ylabel="true", title="confusion matrix")
     if named:
-        axes.set_xticks(range(count), names, rotation=90)
-        axes.set_yticks(range(count), names)
+        shown = [_literal(name) for name in names]
+        axes.set_xticks(range(count), shown, rotation=90)
+        axes.set_yticks(range(count), shown)
     if count <= 25:
         for row in range(count):
             for column in range(count):
@@ -114,13 +116,13 @@ def draw_reliability(
 
 
 def draw_contact_sheet(
-    path: Path, pictures: Sequence[tuple[Any, str, str]], *, side: int = 160
+    path: Path, pictures: Sequence[tuple[Callable[[], Picture], str, str]], *, side: int = 160
 ) -> None:
     """Pictures side by side, each with two lines below it, as a JPEG.
 
     Args:
         path: where to.
-        pictures: an RGB picture and its two lines.
+        pictures: what gives an RGB picture, called when its turn comes, and the two lines.
         side: pixels of the square that each is fitted into.
     """
     from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -134,10 +136,10 @@ def draw_contact_sheet(
         "white",
     )
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for number, (image, first, second) in enumerate(pictures):
+    for number, (load, first, second) in enumerate(pictures):
         left = margin + number % columns * (side + margin)
         top = margin + number // columns * (side + margin + text)
-        fitted = ImageOps.pad(image, (side, side), color="#eeeeee")
+        fitted = ImageOps.pad(load(), (side, side), color="#eeeeee")
         sheet.paste(fitted, (left, top))
         for line, (words, colour) in enumerate(((first, "black"), (second, "#b03020"))):
             while pen.textlength(words, font) > side and len(words) > 1:
@@ -145,6 +147,11 @@ def draw_contact_sheet(
             pen.text((left, top + side + 2 + 16 * line), words, colour, font)
     with into_place(path) as beside:
         sheet.save(beside, "JPEG", quality=90)
+
+
+def _literal(text: str) -> str:
+    """Text that is not taken for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _line(axes: Any, values: Sequence[float], colour: str, label: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from resnest_cli.errors import DatasetError, ImageError
 from resnest_cli.sources import expand
 from resnest_cli.writers import printable
 
+_WNID = re.compile(r"n\d{8}\b")
 _VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
 
 
@@ -73,8 +75,7 @@ def read_class_folders(folder: Path) -> LabelledPictures:
     Raises:
         DatasetError: there is no such folder, or it has no class folders.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"there is no folder '{folder}'")
+    _check_folder(folder)
     classes = _folders(folder)
     if not classes:
         hint = "the pictures lie in it side by side" if any(folder.iterdir()) else "it is empty"
@@ -89,10 +90,7 @@ def read_class_folders(folder: Path) -> LabelledPictures:
             f"are they the classes? then give '{folder / classes[0]}'"
         )
     found = [
-        (source.name, target)
-        for target, name in enumerate(classes)
-        for source in expand([str(folder / name)])
-        if not source.empty and not source.error
+        (path, target) for target, name in enumerate(classes) for path in _pictures(folder / name)
     ]
     if not found:
         raise DatasetError(f"the class folders of '{folder}' hold no picture")
@@ -100,10 +98,31 @@ def read_class_folders(folder: Path) -> LabelledPictures:
     return LabelledPictures(tuple(classes), paths, targets)
 
 
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "is not there"
+        raise DatasetError(f"'{folder}' {what}")
+
+
 def _folders(folder: Path) -> list[str]:
     """The names of the folders in a folder, hidden ones left out."""
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    for name in names:
+        if any("\udc80" <= letter <= "\udcff" for letter in name):
+            raise DatasetError(
+                f"a folder's name is not UTF-8: '{printable(str(folder / name))}'; rename it"
+            )
+    return names
+
+
+def _pictures(folder: Path) -> Iterator[str]:
+    """The paths of the pictures below a folder, to any depth."""
+    for source in expand([str(folder)]):
+        if source.error and not source.empty:
+            raise DatasetError(f"'{source.name}' cannot be searched: {source.error}")
+        if not source.empty:
+            yield source.name
 
 
 def find_parts(data: Path, val: Path | None) -> tuple[Path, Path | None]:
@@ -115,8 +134,10 @@ def find_parts(data: Path, val: Path | None) -> tuple[Path, Path | None]:
         DatasetError: there is `train/` without any of the others' company, and no `val`.
     """
     train = data / "train"
-    if val is not None or not train.is_dir():
-        return (train if train.is_dir() else data), val
+    if not (train.is_dir() and _folders(train)):  # a class may be called train, too
+        return data, val
+    if val is not None:
+        return train, val
     for name in _VALIDATION_FOLDERS:
         if (data / name).is_dir():
             return train, data / name
@@ -212,21 +233,20 @@ def read_truths(file: Path, folder: Path) -> LabelledPictures:
     Raises:
         DatasetError: the list cannot be read, or names pictures that are not there.
     """
+    _check_folder(folder)
     rows = _rows(file)
-    names = {Path(s.name).relative_to(folder).as_posix() for s in expand([str(folder)])
-             if not s.empty and not s.error}  # fmt: skip
-    known = {**{name[: -len(Path(name).suffix)]: name for name in names}, **{n: n for n in names}}
-    if rows and rows[0][0] not in known and len(rows) > 1:
+    names = [Path(path).relative_to(folder).as_posix() for path in _pictures(folder)]
+    known = {name[: -len(Path(name).suffix)]: name for name in names} | {n: n for n in names}
+    if rows and rows[0][0] not in known and _is_heading(*rows[0]):
         del rows[0]
+    if not rows:
+        raise DatasetError(f"'{file}' names no picture")
     missing = [name for name, _ in rows if name not in known]
-    if missing or not rows:
-        what = (
-            f"{len(missing):,} of {len(rows):,} pictures, such as {missing[0]}," if missing else ""
-        )
+    if missing:
         raise DatasetError(
-            f"'{file}' names {what} that are not in '{folder}'" if missing
-            else f"'{file}' names no picture"
-        )  # fmt: skip
+            f"{len(missing):,} of the {len(rows):,} pictures that '{file}' names are not in "
+            f"'{folder}', such as '{printable(missing[0])}'"
+        )
     classes = sorted({truth for _, truth in rows})
     index = {name: number for number, name in enumerate(classes)}
     return LabelledPictures(
@@ -243,23 +263,24 @@ def _rows(file: Path) -> list[tuple[str, str]]:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise DatasetError(f"cannot read the truths in '{file}': {reason}") from error
     lines = [line for line in text.splitlines() if line.strip()]
-    sign = next((sign for sign in ",\t" if lines and sign in lines[0]), " ")
+    sign = next((sign for sign in ",\t" if lines and sign in lines[0]), None)
+    split_up = csv.reader(lines, delimiter=sign) if sign else (x.split(None, 1) for x in lines)
     rows = []
-    for number, columns in enumerate(csv.reader(lines, delimiter=sign), 1):
+    for number, columns in enumerate(split_up, 1):
         if len(columns) < 2 or not columns[1].strip():
             raise DatasetError(
                 f"line {number} of '{file}' has no class behind the picture's name; each line is "
                 "a name, a comma, and a class name, WordNet id or index"
             )
         truth = columns[1].strip()
-        # Kaggle's list: a WordNet id and then boxes
-        rows.append(
-            (
-                columns[0].strip(),
-                truth.split()[0] if truth[:1] == "n" and truth[1:9].isdigit() else truth,
-            )
-        )
+        # behind a WordNet id Kaggle's list has boxes
+        rows.append((columns[0].strip(), truth.split()[0] if _WNID.match(truth) else truth))
     return rows
+
+
+def _is_heading(name: str, truth: str) -> bool:
+    """Whether a line that names no picture says what the columns are."""
+    return not Path(name).suffix and not truth.isdigit() and not _WNID.match(truth)
 
 
 def _listed(names: Sequence[str]) -> str:

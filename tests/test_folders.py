@@ -59,13 +59,17 @@ def test_pictures_side_by_side_are_no_class_folders(tmp_path):
     drawn(40, 32).save(tmp_path / "x.png")
     with pytest.raises(DatasetError, match="side by side"):
         read_class_folders(tmp_path)
-    with pytest.raises(DatasetError, match="no folder"):
+    with pytest.raises(DatasetError, match="is not there"):
         read_class_folders(tmp_path / "none")
+    with pytest.raises(DatasetError, match="is a file"):
+        read_class_folders(tmp_path / "x.png")
 
 
 def test_train_and_val_below_the_folder_are_found(tmp_path):
     assert find_parts(tmp_path, None) == (tmp_path, None)
     (tmp_path / "train").mkdir()
+    assert find_parts(tmp_path, None) == (tmp_path, None)  # a class that is called so
+    (tmp_path / "train" / "a").mkdir()
     assert find_parts(tmp_path, None) == (tmp_path / "train", None)
     for name in ("test", "val"):
         (tmp_path / name).mkdir()
@@ -127,10 +131,11 @@ KAGGLE = (
     [
         ("val_0.png 65\nval_1.png 970\n", ("65", "970"), (0, 1)),
         ("val_0.png\tcat\nval_1.png\tdog\n", ("cat", "dog"), (0, 1)),
+        ("val_0.png  a cat\nval_1.png   a dog\n", ("a cat", "a dog"), (0, 1)),
         ("file,class\nval_0.png,a cat\nval_1.png,a dog\n", ("a cat", "a dog"), (0, 1)),
         (KAGGLE, ("n01440764", "n02111889"), (1, 0)),
     ],
-    ids=["val.txt", "tabs", "heading", "kaggle"],
+    ids=["val.txt", "tabs", "spaces", "heading", "kaggle"],
 )
 def test_lists_of_truths(tmp_path, text, classes, targets):
     (tmp_path / "flat").mkdir()
@@ -145,6 +150,7 @@ def test_lists_of_truths(tmp_path, text, classes, targets):
     ("text", "words"),
     [
         ("val_0.png,cat\nnone.png,dog\n", "none.png"),
+        ("none.png 3\nval_0.png 4\n", "1 of the 2"),
         ("val_0.png\n", "line 1"),
         ("", "no picture"),
     ],

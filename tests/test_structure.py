@@ -18,6 +18,7 @@ MODULES = {
 TORCH = (
     "resnest_cli.model",
     "resnest_cli.engines.torch_engine",
+    "resnest_cli.engines.openvino_convert",
     *(
         f"resnest_cli.training.{n}"
         for n in ("augment", "data", "distributed", "prepare", "record", "trainer", "view")

@@ -6,12 +6,14 @@ import json
 import logging
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from resnest_cli import charts, folders
+from resnest_cli.bundled import DEMO
 from resnest_cli.commands import options
 from resnest_cli.errors import DatasetError, ImageError, OutputError, UsageError
 from resnest_cli.terminal import (
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from resnest_cli.folders import LabelledPictures
 
 log = logging.getLogger(__name__)
+
+_FEW = 100  # pictures
 
 
 def evaluate(
@@ -55,13 +59,7 @@ def evaluate(
     weights: options.Weights = None,
     labels: options.LabelsFile = None,
     preprocess: options.Preprocess = "default",
-    exif: Annotated[
-        bool,
-        typer.Option(
-            "--exif",
-            help="Turn pictures the way up that their EXIF says; published figures are without.",
-        ),
-    ] = False,
+    no_exif: options.NoExif = False,
     skip_unknown: Annotated[
         bool, typer.Option("--skip-unknown", help="Leave out classes that the network lacks.")
     ] = False,
@@ -138,7 +136,8 @@ def evaluate(
             weights=weights,
             labels=labels,
             preprocess=preprocess,
-            exif=exif,
+            # published figures are for pictures as they are stored
+            exif=not no_exif and (weights is not None or name == DEMO),
             device=device,
             engine=engine,
             precision=precision,
@@ -156,7 +155,8 @@ def evaluate(
     else:
         typer.echo("\n".join((*evaluation.summary(), "", evaluation.network)))
     if evaluation.failed:
-        log.log(SUMMARY, "%d pictures could not be read", len(evaluation.failed))
+        count = len(evaluation.failed)
+        log.log(SUMMARY, "%d picture%s could not be read", count, "" if count == 1 else "s")
     return 3 if evaluation.failed else 0
 
 
@@ -195,7 +195,8 @@ def _evaluate(
         raise DatasetError("the network's answers are not all numbers; its weights are no good")
     metrics = measure(answers, truths, bins=bins)
     return Evaluation(
-        network=classifier.describe(),
+        network=classifier.describe()
+        + ("" if classifier.decoding.exif else " · pictures as stored, whatever their EXIF says"),
         labels=classifier.labels,
         paths=[pictures.paths[i] for i in read],
         logits=answers,
@@ -226,7 +227,12 @@ def _calibrate(
     from resnest_cli.model.load import write_calibrated
 
     temperature = fit_temperature(logits, truths)
-    write_calibrated(classifier.engine.weights, classifier.card, path, temperature)
+    card = replace(
+        classifier.card, labels=classifier.labels, preprocessing=classifier.preprocessing
+    )
+    write_calibrated(classifier.engine.weights, card, path, temperature)
+    if len(truths) < _FEW or not 0.02 < temperature < 50:
+        log.warning("a temperature fitted to so few pictures, or so few mistakes, says little")
     before, after = (measure(x, truths, bins=bins) for x in (logits, logits / temperature))
     log.log(SUMMARY, "'%s' written, with a temperature of %.4f", path, temperature)
     return {
@@ -240,6 +246,12 @@ def _calibrate(
 
 def _check_targets(output: Path | None, calibrate: Path | None, *, overwrite: bool) -> None:
     """Raise `ResNeStError`, before the work, where its results could not be written."""
+    if output is not None:
+        if output.exists() and not output.is_dir():
+            raise OutputError(f"'{output}' is a file; --output needs a folder")
+        if (output / "metrics.json").exists() and not overwrite:
+            raise OutputError(f"'{output}' holds an evaluation; --overwrite replaces it")
+        output.mkdir(parents=True, exist_ok=True)
     if calibrate is not None:
         if calibrate.suffix != ".safetensors":
             raise UsageError("--calibrate writes a .safetensors file")
@@ -247,9 +259,3 @@ def _check_targets(output: Path | None, calibrate: Path | None, *, overwrite: bo
             raise OutputError(f"there is no folder '{calibrate.parent}'")
         if calibrate.exists() and not overwrite:
             raise OutputError(f"'{calibrate}' exists; --overwrite replaces it")
-    if output is not None:
-        if output.exists() and not output.is_dir():
-            raise OutputError(f"'{output}' is a file; --output needs a folder")
-        if (output / "metrics.json").exists() and not overwrite:
-            raise OutputError(f"'{output}' holds an evaluation; --overwrite replaces it")
-        output.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import tempfile
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -29,16 +30,15 @@ from resnest_cli.writers import printable
 if TYPE_CHECKING:
     from resnest_cli.card import ModelCard
     from resnest_cli.folders import LabelledPictures
-    from resnest_cli.model.resnest import ResNeSt
     from resnest_cli.training.distributed import Processes
     from resnest_cli.training.prepare import NetworkOptions
     from resnest_cli.training.trainer import Epoch, Trainer
 
 log = logging.getLogger(__name__)
 
-STATE, ENDED, SKIPPED = "state.pt", "summary.json", "skipped.csv"
+STATE, ENDED, SKIPPED, HELD_OUT = "state.pt", "summary.json", "skipped.csv", "val.csv"
 _RECORD = (
-    "best.safetensors", "last.safetensors", "history.csv", "curves.png", STATE, ENDED, SKIPPED
+    "best.safetensors", "last.safetensors", "history.csv", "curves.png", STATE, ENDED, HELD_OUT
 )  # fmt: skip
 
 
@@ -118,12 +118,13 @@ def train(
     if _has_ended(folder, resume=resume, overwrite=overwrite):
         return 0
     train_folder, val_folder = folders.find_parts(data, val)
+    _check_apart(folder, train_folder, val_folder)
     pictures = folders.read_class_folders(train_folder)
     held_out = folders.read_class_folders(val_folder) if val_folder else None
 
     from resnest_cli.engines.torch_engine import resolve_device
     from resnest_cli.training.distributed import Processes
-    from resnest_cli.training.prepare import NetworkOptions, parts
+    from resnest_cli.training.prepare import NetworkOptions, parts, write_held_out
 
     name_or_default = model or (None if weights else os.environ.get("RESNEST_MODEL") or None)
     wanted = NetworkOptions(
@@ -131,62 +132,99 @@ def train(
     )
     device = resolve_device(device)
     processes = Processes.join(device)
+    device = processes.own_device(device)
     if not processes.leads:
         quiet = True
         set_verbosity(quiet=True, verbose=False)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            processes.agree(lambda: _clear(folder))
+        _check_writable(folder)
         if not no_check:
             bad = processes.agree(lambda: _unreadable(pictures, held_out, folder, quiet=quiet))
             pictures = pictures.without(bad)
-            held_out = held_out.without(bad) if held_out else None
+            held_out = held_out.without(bad) if held_out else held_out
         learn, check = parts(pictures, held_out, val_share, recipe.seed)
         if batch_size is None:
             recipe = replace(recipe, batch_size=_batch_size(recipe, len(learn), processes))
-        return _train(
-            wanted, learn, check, recipe, folder, device=device, processes=processes,
-            workers=_workers(workers, device, processes), resume=resume, quiet=quiet,
+        trainer, card = _prepare(
+            wanted, learn, check, recipe, folder, device, processes,
+            _workers(workers, device, processes), quiet=quiet,
         )  # fmt: skip
+        if resume:
+            _go_on(trainer, folder)
+        elif processes.leads:
+            _clear(folder)
+        if val_folder is None and processes.leads:
+            write_held_out(check, train_folder, folder / HELD_OUT)
+        log.log(SUMMARY, "%s", _plan(card, learn, check, trainer))
+        begun_from = None if scratch else str(weights or name_or_default or "resnest50")
+        facts = {
+            "data": str(train_folder),
+            "validation": str(val_folder) if val_folder else f"{val_share:g} of each class",
+            "begun_from": begun_from,
+            "pictures": {"train": len(learn), "val": len(check)},
+            "classes": dict(zip(learn.classes, learn.counts(), strict=True)),
+            "device": device,
+            "processes": processes.count,
+            "parameters": sum(p.numel() for p in trainer.network.parameters()),
+        }
+        return _run(trainer, card, folder, facts, quiet=quiet)
     finally:
         processes.leave()
 
 
-def _train(
+def _prepare(
     wanted: NetworkOptions,
     learn: LabelledPictures,
     check: LabelledPictures,
     recipe: Recipe,
     folder: Path,
-    *,
     device: str,
     processes: Processes,
     workers: int,
-    resume: bool,
+    *,
     quiet: bool,
-) -> int:
-    from resnest_cli.training.record import Record
+) -> tuple[Trainer, ModelCard]:
     from resnest_cli.training.trainer import Trainer
-    from resnest_cli.training.view import TrainingView
 
-    shown = stderr_is_terminal() and not quiet
     with DownloadBar(wanted.model or "resnest50") as bar:
+        shown = stderr_is_terminal() and not quiet
         network, card = wanted.network(learn.classes, recipe, bar if shown else None)
     trainer = Trainer(
         network, learn, check, recipe=recipe, preprocessing=card.preprocessing, device=device,
         workers=workers, state_file=folder / STATE, processes=processes,
     )  # fmt: skip
-    if resume and (folder / STATE).exists():
+    return trainer, card
+
+
+def _go_on(trainer: Trainer, folder: Path) -> None:
+    """Restore the state of an interrupted run; one that left nothing begins anew."""
+    there = [name for name in _RECORD if (folder / name).exists()]
+    if trainer.processes.agree(lambda: STATE in there):
         trainer.restore()
-        log.log(SUMMARY, "going on in epoch %d of %d", trainer.at.epoch + 1, recipe.epochs)
-    log.log(SUMMARY, "%s", _plan(card, network, learn, check, trainer))
+        log.log(SUMMARY, "going on in epoch %d of %d", trainer.at.epoch + 1, trainer.recipe.epochs)
+    elif trainer.processes.agree(lambda: set(there) - {HELD_OUT}):
+        raise OutputError(
+            f"'{folder}' holds a run, but not its state ({STATE}), so it cannot be gone on with\n"
+            "begin anew with --overwrite, or with --weights and another --output"
+        )
+    else:
+        log.log(SUMMARY, "'%s' holds no run to go on with; this one begins", folder)
+
+
+def _run(
+    trainer: Trainer, card: ModelCard, folder: Path, facts: dict[str, Any], *, quiet: bool
+) -> int:
+    """Train to the end, and leave the record."""
+    from resnest_cli.training.record import Record
+    from resnest_cli.training.view import TrainingView
+
+    recipe, leads = trainer.recipe, trainer.processes.leads
     record = Record(folder, card)
-    view = TrainingView(recipe.epochs) if shown else None
+    view = TrainingView(recipe.epochs) if stderr_is_terminal() and not quiet else None
     try:
         with view or nullcontext():
             for epoch in trainer.run(view.step if view else lambda _: None):
-                if processes.leads:
+                if leads:
                     record.note(trainer.learned, trainer.at.history, half=recipe.store == "fp16")
                     log.log(SUMMARY, "%s", _line(epoch, recipe.epochs))
                 if view:
@@ -194,14 +232,7 @@ def _train(
     except KeyboardInterrupt:
         log.log(SUMMARY, "interrupted; what is done is kept: --resume goes on")
         raise
-    if processes.leads:
-        facts = {
-            "device": device,
-            "processes": processes.count,
-            "pictures": {"train": len(learn), "val": len(check)},
-            "classes": dict(zip(learn.classes, learn.counts(), strict=True)),
-            "parameters": sum(p.numel() for p in network.parameters()),
-        }
+    if leads:
         best = record.finish(trainer.at.history, facts)
         (folder / STATE).unlink(missing_ok=True)
         typer.echo(f"best: {best.val_top1:.2f} % top-1 on the validation part (epoch {best.epoch})")
@@ -220,7 +251,12 @@ def _has_ended(folder: Path, *, resume: bool, overwrite: bool) -> bool:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"'{folder}' is a file; give a folder with --output")
     if resume and (folder / ENDED).exists():
-        log.log(SUMMARY, "the run in '%s' has ended; there is nothing to go on with", folder)
+        log.log(
+            SUMMARY,
+            "the run in '%s' has ended; to train further, give --weights %s and another --output",
+            folder,
+            folder / "last.safetensors",
+        )
         return True
     there = [name for name in _RECORD if (folder / name).exists()]
     if there and not (resume or overwrite):
@@ -229,6 +265,29 @@ def _has_ended(folder: Path, *, resume: bool, overwrite: bool) -> bool:
             "go on with it: --resume; replace it: --overwrite; or another folder: --output"
         )
     return False
+
+
+def _check_apart(folder: Path, train: Path, val: Path | None) -> None:
+    """Raise `UsageError` if what a run leaves would lie among the pictures."""
+    for data in (train, val):
+        if data is not None and folder.resolve().is_relative_to(data.resolve()):
+            raise UsageError(
+                f"the output folder '{folder}' lies in '{data}', and would be taken for a class\n"
+                "give a folder elsewhere with --output"
+            )
+
+
+def _check_writable(folder: Path) -> None:
+    """Make a folder; raise `OutputError` if no file can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"'{folder}' cannot be written to: {error.strerror or error}\n"
+            "give another folder with --output"
+        ) from error
 
 
 def _clear(folder: Path) -> None:
@@ -266,13 +325,9 @@ def _workers(given: int | None, device: str, processes: Processes) -> int:
 
 
 def _plan(
-    card: ModelCard,
-    network: ResNeSt,
-    learn: LabelledPictures,
-    check: LabelledPictures,
-    trainer: Trainer,
+    card: ModelCard, learn: LabelledPictures, check: LabelledPictures, trainer: Trainer
 ) -> str:
-    million = sum(p.numel() for p in network.parameters()) / 1e6
+    million = sum(p.numel() for p in trainer.network.parameters()) / 1e6
     return (
         f"{printable(card.name)}, {million:.2f} million parameters, {len(learn.classes):,} classes"
         f" · {len(learn):,} pictures to learn from, {len(check):,} to validate on"

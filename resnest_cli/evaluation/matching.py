@@ -17,14 +17,14 @@ from resnest_cli.writers import printable
 def match(names: Sequence[str], labels: Labels) -> list[int | None]:
     """For each name the index of the class it means, or None.
 
-    Tried in turn: the class's name; its WordNet id, alone or before a `_` or `-`; its index; and
-    its name once more, with case and the signs between words left out of account.
+    Tried in turn: the class's name; its WordNet id, alone or before a `_` or `-`; its index, unless
+    names are numbers themselves; and its name once more, whatever the case of its letters and
+    whether spaces, `_` or `-` stand between its words.
     """
-    exact = {name: index for index, name in enumerate(labels.names)}
+    names_are_numbers = any(name.isdigit() for name in labels.names)
+    exact = _unique(labels.names)
     wnids = {wnid: index for index, wnid in enumerate(labels.wnids or ())}
-    plain: dict[str, int | None] = {}
-    for index, name in enumerate(labels.names):
-        plain[_plain(name)] = None if _plain(name) in plain else index  # None: not one class only
+    plain = _unique([_plain(name) for name in labels.names])
     found: list[int | None] = []
     for name in names:
         wnid = re.split("[_-]", name, maxsplit=1)[0]
@@ -32,11 +32,19 @@ def match(names: Sequence[str], labels: Labels) -> list[int | None]:
             found.append(exact[name])
         elif wnid in wnids:
             found.append(wnids[wnid])
-        elif name.isascii() and name.isdigit() and int(name) < len(labels):
-            found.append(int(name))
+        elif name.isascii() and name.isdigit() and not names_are_numbers:
+            found.append(int(name) if int(name) < len(labels) else None)
         else:
             found.append(plain.get(_plain(name)))
     return found
+
+
+def _unique(names: Sequence[str]) -> dict[str, int | None]:
+    """The index of each name; None for one that several classes have, and for an empty one."""
+    indices: dict[str, int | None] = {}
+    for index, name in enumerate(names):
+        indices[name] = None if name in indices or not name else index
+    return indices
 
 
 def targets(
@@ -64,4 +72,5 @@ def targets(
 
 
 def _plain(name: str) -> str:
-    return " ".join(re.split(r"[\W_]+", name.casefold())).strip()
+    """A name without case, and with one space for spaces, `_` and `-` between words."""
+    return " ".join(re.split(r"[\s_-]+", name.casefold())).strip()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ _SAME = 0.001  # of two top-1 on those same pictures: decoders differ by less
 class Agreement:
     """A measured top-1 against the published one."""
 
-    published: float  # 0 to 1
-    source: str
-    agrees: bool
-    reason: str
+    reason: str  # in words
+    published: float | None = None  # 0 to 1
+    source: str | None = None  # who published it
+    agrees: bool | None = None  # None: they cannot be compared
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Evaluation:
         return {
             "network": self.network,
             "pictures": m.pictures,
-            "failed": [{"path": path, "error": reason} for path, reason in self.failed],
+            "failed": [{"path": printable(p), "error": reason} for p, reason in self.failed],
             "top1": vars(m.top1),
             "top5": vars(m.top5),
             "loss": m.loss,
@@ -105,9 +105,12 @@ class Evaluation:
     def write(self, folder: Path, *, mistakes: int, decoding: Decoding) -> None:
         """Every file of `FILES` into a folder; `mistakes` pictures at most on the sheet."""
         folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
         names = [printable(name) for name in self.labels.names]
         with into_place(folder / "metrics.json") as path:
-            path.write_text(json.dumps(self.as_json(), indent=2, ensure_ascii=False) + "\n")
+            text = json.dumps(self.as_json(), indent=2, ensure_ascii=False)
+            path.write_text(text + "\n", encoding="utf-8")
         _csv(folder / "per_class.csv", [list(r.values()) for r in self._per_class()],
              ["index", "wnid", "label", "precision", "recall", "f1", "support"])  # fmt: skip
         matrix = self.metrics.confusion
@@ -149,7 +152,7 @@ class Evaluation:
                 folder / "mistakes.jpg",
                 [
                     (
-                        as_source(self.paths[i]).load(decoding),
+                        partial(as_source(self.paths[i]).load, decoding),
                         names[self.truths[i]],
                         f"{names[predicted[i]]} {confidence[i]:.0%}",
                     )
@@ -169,8 +172,9 @@ class Evaluation:
             f"calibration error  expected {m.calibration.expected_error:.2%}, "
             f"of the worst bin {m.calibration.maximum_error:.2%}",
         ]
-        if self.agreement:
-            lines.append(f"published  {self.agreement.published:.3%}: {self.agreement.reason}")
+        if a := self.agreement:
+            known = f"{a.published:.3%}: " if a.published else ""
+            lines.append(f"published  {known}{a.reason}")
         if t := self.temperature:
             lines.append(
                 f"temperature {t['temperature']:.4f}: loss {t['loss_before']:.4f} to "
@@ -200,28 +204,34 @@ class Evaluation:
 def compare_with_published(
     name: str, preprocessing: str, metrics: Metrics, *, labelled_as_imagenet: bool
 ) -> Agreement | None:
-    """Whether a top-1 measured on ImageNet is the published one; None where that says nothing.
+    """Whether a top-1 measured on ImageNet is the published one; None for other networks.
 
     All 1000 classes must be there. On the whole validation set the figures must agree to 0.1 per
     cent; on a part of it, the published one must lie in the measured one's 95 % interval.
     """
     variant = next((v for v in VARIANTS if v.name == name), None)
-    if variant is None or not labelled_as_imagenet or (metrics.per_class.support == 0).any():
+    if variant is None or not labelled_as_imagenet:
         return None
-    published = {
+    if missing := int((metrics.per_class.support == 0).sum()):
+        return Agreement(f"not compared, as {missing:,} of ImageNet's 1,000 classes are not there")
+    figures = {
         "default": (variant.accuracy.timm, "timm"),
         "paper": (variant.accuracy.authors, "the authors"),
-    }.get(preprocessing, (None, ""))
-    if published[0] is None:
-        return None
-    value, found = published[0] / 100, metrics.top1
+    }
+    published, source = figures.get(preprocessing, (None, ""))
+    if published is None:
+        others = [f"--preprocess {n}" for n, (figure, _) in figures.items() if figure]
+        return Agreement(
+            f"nobody did for this preprocessing; there is a figure for {' and '.join(others)}"
+        )
+    value, found = published / 100, metrics.top1
     whole = metrics.pictures == IMAGENET_VALIDATION
     agrees = abs(value - found.value) <= _SAME if whole else found.low <= value <= found.high
     bound = "within 0.1 %" if whole else "in the 95 % interval of this part of it"
-    reason = f"{'agrees' if agrees else 'does NOT agree'} with {published[1]} ({bound})"
-    if not agrees and math.isfinite(found.value):
+    reason = f"{'agrees' if agrees else 'does NOT agree'} with {source} ({bound})"
+    if not agrees:
         reason += "; are these ImageNet's validation pictures, and the published weights?"
-    return Agreement(value, published[1], bool(agrees), reason)
+    return Agreement(reason, value, source, bool(agrees))
 
 
 def _percent(share: Share) -> str:

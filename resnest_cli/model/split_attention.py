@@ -33,6 +33,7 @@ class SplitAttention(nn.Module):
     ) -> None:
         super().__init__()
         inner = max(channels * radix // reduction, 32)
+        inner += -inner % cardinality  # whole groups, at widths that nobody published
         self.radix = radix
         self.cardinality = cardinality
         self.conv = nn.Conv2d(

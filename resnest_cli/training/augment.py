@@ -32,11 +32,7 @@ def training_view(recipe: Recipe, preprocessing: Preprocessing) -> View:
     """A transform of RGB pictures of any size to uint8 (3, crop, crop)."""
     size, modes = preprocessing.crop, [preprocessing.interpolation]
     if recipe.augment == "none":
-        plain = [
-            v2.Resize(preprocessing.resize, interpolation=_mode(modes[0])),
-            v2.CenterCrop(size),
-        ]
-        return _composed([*plain, v2.PILToTensor()])
+        return PlainView(preprocessing)
     high = max(recipe.max_scale, 1.0)  # of the picture with its border
     steps = [MirrorBorder((high**0.5 - 1) / 2)] if high > 1 else []
     if recipe.resampling:
@@ -58,6 +54,17 @@ def training_view(recipe: Recipe, preprocessing: Preprocessing) -> View:
         steps.append(v2.RandomApply([v2.GaussianBlur(3, (0.2, 1.2))], p=0.15))
         steps.append(v2.RandomAdjustSharpness(3.0, p=0.3))
     return _composed([*steps, v2.PILToTensor()])
+
+
+class PlainView:
+    """A picture as the finished network will see it: uint8 (3, crop, crop)."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """An RGB picture of any size to pixels."""
+        return torch.from_numpy(self.preprocessing.pixels(image).copy()).permute(2, 0, 1)
 
 
 class MirrorBorder:

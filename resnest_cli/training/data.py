@@ -7,6 +7,7 @@ stored for that.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -21,18 +22,20 @@ from resnest_cli.errors import DatasetError, ImageError
 from resnest_cli.folders import LabelledPictures
 from resnest_cli.images import Decoding
 from resnest_cli.sources import as_source
+from resnest_cli.writers import printable
 
 _TRIES = 10  # pictures that may have gone bad in a row since they were checked
 
 
 class Batch(NamedTuple):
-    """Pixels uint8 (N, 3, crop, crop) and class indices (N)."""
+    """Pixels uint8 (N, 3, crop, crop), class indices (N), and what could not be read."""
 
     pixels: Tensor
     targets: Tensor
+    lost: list[str]  # pictures for which a neighbour stands in
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
+class Pictures(Dataset[tuple[Tensor, int, str | None]]):
     """Decoded and transformed pictures; asked for by (place in the epoch's order, index)."""
 
     def __init__(
@@ -42,18 +45,19 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         self.view = view
         self.seed = seed
 
-    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int, str | None]:
         place, index = drawn
         torch.default_generator.manual_seed(_mixed(self.seed, place))  # the CPU only: it is quicker
+        lost = None
         for following in range(_TRIES):
             at = (index + following) % len(self.pictures.paths)
             try:
                 image = as_source(self.pictures.paths[at]).load(Decoding())
             except ImageError as error:
-                reason = f"'{self.pictures.paths[at]}' can no longer be read: {error}"
-                continue  # it went bad while training: its neighbour stands in
-            return self.view(image), self.pictures.targets[at]
-        raise DatasetError(reason)
+                lost = lost or f"'{printable(self.pictures.paths[at])}': {error}"
+                continue  # it went bad since it was checked: its neighbour stands in
+            return self.view(image), self.pictures.targets[at], lost
+        raise DatasetError(f"{_TRIES} pictures in a row cannot be read, the first {lost}")
 
 
 class Order:
@@ -89,8 +93,9 @@ def training_batches(dataset: Pictures, order: Order, *, workers: int) -> DataLo
         num_workers=workers,
         collate_fn=_collate,
         persistent_workers=workers > 0,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_stand_apart,
         prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
     )
 
 
@@ -104,17 +109,19 @@ def validation_batches(
         batch_sampler=[mine[i : i + batch_size] for i in range(0, len(mine), batch_size)],
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_stand_apart,
     )
 
 
-def _collate(samples: list[tuple[Tensor, int]]) -> Batch:
-    pixels, targets = zip(*samples, strict=True)
-    return Batch(torch.stack(pixels), torch.tensor(targets))
+def _collate(samples: list[tuple[Tensor, int, str | None]]) -> Batch:
+    pixels, targets, lost = zip(*samples, strict=True)
+    return Batch(torch.stack(pixels), torch.tensor(targets), [name for name in lost if name])
 
 
-def _ignore_interrupts(_: int) -> None:
-    """Ctrl-C is for the main process, which ends its workers in good order."""
+def _stand_apart(_: int) -> None:
+    """Signals to the whole group are for the main process, which ends its workers in good order."""
+    if hasattr(os, "setsid"):
+        os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

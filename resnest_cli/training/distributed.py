@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar, cast
 
 import torch
@@ -37,8 +38,17 @@ class Processes:
         if count == 1:
             return cls()
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+            backend = "nccl" if device.startswith("cuda") else "gloo"
+            # the others wait while one looks through the pictures
+            dist.init_process_group(backend, timeout=timedelta(hours=12))
         return cls(dist.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
+
+    def own_device(self, device: str) -> str:
+        """The device of this process: of several GPUs each process takes its own."""
+        if self.count == 1 or not device.startswith("cuda"):
+            return device
+        torch.cuda.set_device(self.local_rank)
+        return f"cuda:{self.local_rank}"
 
     def leave(self) -> None:
         """Part from the others."""

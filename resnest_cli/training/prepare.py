@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -47,6 +48,8 @@ class NetworkOptions:
             raise UsageError("--width is 0.05 to 8, and for --scratch only")
         if self.scratch and self.weights:
             raise UsageError("--scratch begins without weights: leave out one of the two")
+        if self.name is not None and not 0 < len(self.name) <= 200:
+            raise UsageError("--name is 1 to 200 letters")
         if self.scratch and self.model == DEMO:
             raise UsageError("--scratch takes a variant's architecture; demo has learned already")
         if self.crop is not None and not 16 <= self.crop <= 2048:
@@ -115,11 +118,12 @@ def unreadable(
     advance: Callable[[], None],
 ) -> set[str]:
     """The pictures that cannot be decoded; a list of them, with reasons, is written to `record`."""
+    record.unlink(missing_ok=True)
     bad = folders.find_unreadable(
         [*train.paths, *(val.paths if val else ())], workers=workers, advance=advance
     )
     if bad:
-        with into_place(record) as path, path.open("w", newline="", encoding="utf-8") as file:
+        with into_place(record) as path, _open(path) as file:
             csv.writer(file, lineterminator="\n").writerows([("path", "reason"), *bad.items()])
         count = len(bad)
         log.warning(
@@ -132,6 +136,20 @@ def unreadable(
     return set(bad)
 
 
+def write_held_out(val: LabelledPictures, folder: Path, record: Path) -> None:
+    """The list of what was held out of a folder, as `resnest evaluate --labels-file` reads it."""
+    with into_place(record) as path, _open(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("file", "class"))
+        for name, target in zip(val.paths, val.targets, strict=True):
+            writer.writerow((Path(name).relative_to(folder).as_posix(), val.classes[target]))
+
+
+def _open(path: Path) -> TextIO:
+    """A CSV file to write; names of files that are not UTF-8 are kept as they are."""
+    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+
+
 def parts(
     pictures: LabelledPictures, val: LabelledPictures | None, share: float, seed: int
 ) -> tuple[LabelledPictures, LabelledPictures]:
@@ -141,7 +159,7 @@ def parts(
         DatasetError: there is one class only, nothing to validate on, or a class to validate on
             that is not learned.
     """
-    if val:
+    if val is not None:
         val = folders.match_validation(pictures, val)
     pictures, empty = folders.without_empty_classes(pictures)
     if empty:
@@ -158,10 +176,8 @@ def parts(
     else:
         train, val = pictures, val.with_classes(pictures.classes)
     if not val:
-        raise DatasetError(
-            "no picture is left to validate on: each class needs at least two, or name a folder "
-            "with --val"
-        )
+        hint = "each class needs two pictures or more, of which one is held out"
+        raise DatasetError(f"there is no picture to validate on\n{hint}, or give a folder: --val")
     single = [n for n, count in zip(train.classes, val.counts(), strict=True) if not count]
     if single:
         log.warning("not validated, as there is no picture for it: %s", ", ".join(single[:5]))

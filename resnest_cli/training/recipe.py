@@ -59,7 +59,7 @@ class Recipe:
         """Raise `UsageError` for values that make no sense."""
         ranges = {
             "epochs": (1, 100_000),
-            "batch_size": (1, 65_536),
+            "batch_size": (2, 65_536),
             "lr": (0, 1000),
             "momentum": (0, 0.9999),
             "weight_decay": (0, 1),
@@ -113,6 +113,9 @@ def make_recipe(*, scratch: bool, given: Mapping[str, Any]) -> Recipe:
     chosen = {name: value for name, value in given.items() if value is not None}
     values = ({} if scratch else Recipe.fine_tuning()) | chosen
     epochs = values.get("epochs", Recipe.epochs)
+    if "min_scale" not in chosen:
+        least, most = values.get("min_scale", Recipe.min_scale), values.get("max_scale", 1.0)
+        values["min_scale"] = min(least, most)
     if "warmup_epochs" not in chosen:  # short runs can't wait so long
         values["warmup_epochs"] = min(
             values.get("warmup_epochs", Recipe.warmup_epochs), round(epochs / 5, 2)

@@ -66,7 +66,9 @@ class Record:
             "recipe": self.card.recipe,
         }
         with into_place(self.folder / "summary.json") as path:
-            path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+            path.write_text(
+                json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
         return best
 
 

@@ -7,15 +7,16 @@ the same weights, to the bit, as one that was not (on a CPU, with the same numbe
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,12 +25,12 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from resnest_cli.errors import CheckpointError, ResNeStError
+from resnest_cli.errors import CheckpointError, DatasetError, ResNeStError
 from resnest_cli.files import into_place
 from resnest_cli.folders import LabelledPictures
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.preprocess import Preprocessing
-from resnest_cli.training.augment import mix, training_view
+from resnest_cli.training.augment import PlainView, mix, training_view
 from resnest_cli.training.data import Batch, Order, Pictures, training_batches, validation_batches
 from resnest_cli.training.distributed import (
     ALONE,
@@ -39,7 +40,10 @@ from resnest_cli.training.distributed import (
 )
 from resnest_cli.training.recipe import Recipe
 
+log = logging.getLogger(__name__)
+
 _SAVE_EVERY = 300.0  # seconds between two states in the midst of an epoch
+_SHOW_EVERY = 0.25  # seconds between two looks at the loss, for which a GPU has to be waited for
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -141,7 +145,7 @@ class Trainer:
         )
         self._val_pictures = len(val)
         self._val = validation_batches(
-            Pictures(val, _validation_view(preprocessing), recipe.seed),
+            Pictures(val, PlainView(preprocessing), recipe.seed),
             max(recipe.batch_size // processes.count, 1),
             workers=workers,
             **part,
@@ -165,35 +169,45 @@ class Trainer:
             ResNeStError: the loss is no longer a number.
         """
         with self._stopping_in_order():
-            while self.at.epoch < self.recipe.epochs:
-                yield self._epoch(on_step)
-                self.save()
+            try:
+                while self.at.epoch < self.recipe.epochs:
+                    yield self._epoch(on_step)
+                    self.save()
+            except RuntimeError as error:
+                if self._stop:  # who stops everything at once may stop the workers first
+                    raise KeyboardInterrupt from error
+                raise
 
     def _epoch(self, on_step: Callable[[Step], None]) -> Epoch:
         at, steps = self.at, len(self._order)
         self._order.epoch, self._order.first = at.epoch, at.step
         self.network.train(not self.recipe.freeze)
-        start = saved = time.monotonic()
+        self._dropout.train()
+        start = saved = shown = time.monotonic()
         pictures, before = 0, at.seconds
-        for batch in self._train if at.step < steps else ():
+        for batch in _told(self._train) if at.step < steps else ():
             lr = self._step(batch)
             at.step += 1
             pictures += self.recipe.batch_size
             now = time.monotonic()
             at.seconds = before + now - start
-            on_step(
-                Step(at.epoch + 1, at.step, steps, self.recipe.batch_size, self._loss_so_far, lr)
-            )
+            if now - shown > _SHOW_EVERY or at.step == steps:
+                size = self.recipe.batch_size
+                on_step(Step(at.epoch + 1, at.step, steps, size, self._loss_so_far, lr))
+                shown = now
             if self.processes.any(self._stop, self.device):
                 self.save()
                 raise KeyboardInterrupt
-            if now - saved > _SAVE_EVERY and self.processes.count == 1:
+            if now - saved > _SAVE_EVERY:
                 self.save()
                 saved = now
         rate = pictures / max(time.monotonic() - start, 1e-9)
+        train_loss = self._loss_so_far
         val_loss, top1, top5 = self._validate()
+        if not math.isfinite(val_loss):
+            raise self._come_apart()
         lr = self.recipe.learning_rate(at.epoch + 1)
-        row = Epoch(at.epoch + 1, lr, self._loss_so_far, val_loss, top1, top5, rate, at.seconds)
+        row = Epoch(at.epoch + 1, lr, train_loss, val_loss, top1, top5, rate, at.seconds)
         at.history.append(row)
         at.epoch, at.step, at.seconds = at.epoch + 1, 0, 0.0
         return row
@@ -231,8 +245,10 @@ class Trainer:
 
     def _note(self, loss: Tensor) -> None:
         if self.at.step == 0 or self._loss_sum is None:
-            self._loss_sum = torch.zeros((), dtype=torch.float64, device=loss.device)
-        self._loss_sum += loss
+            wide = torch.float32 if self.device == "mps" else torch.float64
+            self._loss_sum = torch.zeros((), dtype=wide, device=loss.device)
+        own = loss.to(self._loss_sum.dtype)
+        self._loss_sum += self.processes.total(own) / self.processes.count
 
     @property
     def _loss_so_far(self) -> float:
@@ -243,14 +259,16 @@ class Trainer:
         """
         if self._loss_sum is None or not self.at.step:
             return math.nan
-        total = self.processes.total(self._loss_sum.clone()) / self.processes.count
-        mean = float(total) / self.at.step
+        mean = float(self._loss_sum) / self.at.step
         if not math.isfinite(mean):
-            raise ResNeStError(
-                f"the loss is no longer a number (epoch {self.at.epoch + 1}, step {self.at.step})"
-                "\ntry a lower --lr, a longer --warmup-epochs, or --clip-grad 1"
-            )
+            raise self._come_apart()
         return mean
+
+    def _come_apart(self) -> ResNeStError:
+        return ResNeStError(
+            f"the loss is no longer a number (epoch {self.at.epoch + 1}, step {self.at.step})"
+            "\ntry a lower --lr, a longer --warmup-epochs, or --clip-grad 1"
+        )
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         wide = pixels.to(self.device, non_blocking=True).to(memory_format=torch.channels_last)
@@ -266,13 +284,13 @@ class Trainer:
         network = self.learned.eval()
         sums = torch.zeros(3, dtype=torch.float64)
         with torch.inference_mode(), self._autocast():
-            for batch in self._val:
+            for batch in _told(self._val):
                 logits = network(self._normalised(batch.pixels)).float().cpu()
-                true = logits.gather(1, batch.targets[:, None])
-                rank = (logits > true).sum(1)
+                rank = _ranks(logits, batch.targets)
                 loss = F.cross_entropy(logits, batch.targets, reduction="sum")
                 sums += torch.stack([loss, (rank < 1).sum(), (rank < 5).sum()]).double()
-        sums = self.processes.total(sums.to(self.device).float() if self.device == "mps" else sums)
+        if self.processes.count > 1:
+            sums = self.processes.total(sums.to(self.device)).cpu()
         loss, top1, top5 = (sums / self._val_pictures).tolist()
         return loss, 100 * top1, 100 * top5
 
@@ -303,10 +321,12 @@ class Trainer:
         try:
             state = torch.load(self.state_file, map_location=self.device, weights_only=True)
             recipe, seen = state["recipe"], state["seen"]
+            parts = [state[k] for k in ("network", "optimizer", "averaged", "scaler", "position")]
         except Exception as error:  # damaged files raise anything at all in torch's readers
             raise CheckpointError(
-                f"'{self.state_file}' cannot be gone on from: {error}\nstart anew with --overwrite"
+                f"'{self.state_file}' is damaged, or another version's\nstart anew with --overwrite"
             ) from error
+        network, optimizer, averaged, scaler, position = parts
         mine = self.recipe.as_dict()
         if seen != self._seen:
             raise CheckpointError(
@@ -322,17 +342,16 @@ class Trainer:
                 "go on with the same options, or start anew with --overwrite"
             )
         try:
-            self.network.load_state_dict(state["network"])
-            self._optimizer.load_state_dict(state["optimizer"])
+            self.network.load_state_dict(network)
+            self._optimizer.load_state_dict(optimizer)
             if self._averaged:
-                self._averaged.load_state_dict(state["averaged"])
+                self._averaged.load_state_dict(averaged)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"'{self.state_file.parent}' was begun with another network or other classes\n"
                 "give the same, or start anew with --overwrite"
             ) from error
-        self._scaler.load_state_dict(state["scaler"])
-        position: dict[str, Any] = state["position"]
+        self._scaler.load_state_dict(scaler)
         position["history"] = [Epoch(**row) for row in position["history"]]
         self.at = Position(**position)
         self._loss_sum = state["loss_sum"]
@@ -386,8 +405,19 @@ def _class_weights(pictures: LabelledPictures) -> Tensor:
     return counts.sum() / (len(counts) * counts.clamp(min=1))
 
 
-def _validation_view(preprocessing: Preprocessing) -> Callable[[Any], Tensor]:
-    def view(image: Any) -> Tensor:
-        return torch.from_numpy(preprocessing.pixels(image).copy()).permute(2, 0, 1)
+def _ranks(logits: Tensor, targets: Tensor) -> Tensor:
+    """How many classes come before the true one, (N); of equal logits the lower index leads."""
+    true = logits.gather(1, targets[:, None])
+    before = torch.arange(logits.shape[1]) < targets[:, None]
+    return ((logits > true) | ((logits == true) & before)).sum(1)
 
-    return view
+
+def _told(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches, with a word about pictures that went bad since they were checked."""
+    try:
+        for batch in batches:
+            for name in batch.lost:
+                log.warning("%s; its neighbour stands in for it", name)
+            yield batch
+    except DatasetError as error:  # from a worker, with its traceback
+        raise DatasetError(str(error).strip().splitlines()[-1].partition(": ")[2]) from error

@@ -48,6 +48,11 @@ def test_the_whole_report(data, run, tmp_path):
             assert image.width > 300
     again = run("evaluate", data, "--model", "demo", "-o", "report")
     assert (again.returncode, "--overwrite" in again.stderr) == (1, True)
+    for path in (data / "ship" / "broken.jpg", data / "horse" / "no horse.jpg"):
+        path.unlink()
+    clean = run("evaluate", data, "--model", "demo", "-o", "report", "--overwrite")
+    assert clean.returncode == 0, clean.stderr
+    assert {path.name for path in folder.iterdir()} == set(FILES) - {"failed.csv", "mistakes.jpg"}
 
 
 def test_probabilities_are_those_of_predict(data, run, tmp_path):
@@ -118,6 +123,7 @@ def test_a_published_figure_is_reproduced_or_not(top1, pictures, preprocessing, 
     shown = Share(top1, top1 - half, top1 + half)
     metrics = dataclasses.replace(metrics, top1=shown, pictures=pictures)
     found = compare_with_published("resnest50", preprocessing, metrics, labelled_as_imagenet=True)
-    assert (found.agrees if found else None) == agrees
+    assert found.agrees == agrees
+    assert ("--preprocess default" in found.reason) == (agrees is None)
     assert not compare_with_published("demo", "default", metrics, labelled_as_imagenet=False)
     assert get_variant("resnest50").accuracy.timm == 80.958

@@ -34,6 +34,14 @@ def test_what_means_two_classes_means_none():
     assert match(["A_B", "a b"], Labels(("A b", "a-B", "c"))) == [None, None]
 
 
+def test_signs_that_make_names_differ_are_kept():
+    assert match(["C#", "c++", "-"], Labels(("C++", "java", "+"))) == [None, 0, None]
+
+
+def test_names_that_are_numbers_leave_no_room_for_indices():
+    assert match(["2", "7"], Labels(("3", "5", "7"))) == [None, 2]
+
+
 def test_unknown_classes():
     data = LabelledPictures(("cat", "dog"), ("1", "2", "3"), (0, 1, 1))
     with pytest.raises(DatasetError, match=r"1 of 2 classes .*'cat'.*\n.*--skip-unknown"):

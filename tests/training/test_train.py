@@ -3,18 +3,28 @@
 import csv
 import json
 import os
+import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 
 from resnest_cli import __version__
-from tests.conftest import RESNEST, lines
+from resnest_cli.errors import DatasetError
+from resnest_cli.folders import LabelledPictures
+from resnest_cli.preprocess import Preprocessing
+from resnest_cli.training.augment import PlainView, training_view
+from resnest_cli.training.data import Pictures
+from resnest_cli.training.recipe import Recipe
+from tests.conftest import RESNEST, drawn, lines
 from tests.training.conftest import CLASSES, SHORT, TINY, colours
 
 KILLS = int(os.environ.get("RESNEST_TEST_KILLS", "3"))
@@ -34,7 +44,7 @@ def trained(data, tmp_path_factory):
 def test_a_run_leaves_its_record(trained, data):
     folder, done = trained
     names = {"best.safetensors", "last.safetensors", "history.csv", "curves.png", "summary.json"}
-    assert {path.name for path in folder.iterdir()} == names
+    assert {path.name for path in folder.iterdir()} == names | {"val.csv"}
     rows = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     summary = json.loads((folder / "summary.json").read_text())
@@ -85,6 +95,107 @@ def test_kills_at_random_moments_change_nothing(trained, data, tmp_path):
     )
     assert kept == expected
     assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_the_held_out_part_can_be_evaluated(trained, data, run):
+    folder, _ = trained
+    done = run(
+        "evaluate", data, "--labels-file", folder / "val.csv",
+        "--weights", folder / "last.safetensors", "-f", "json",
+    )  # fmt: skip
+    figures = json.loads(done.stdout)
+    assert figures["pictures"] == 8
+    history = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
+    assert 100 * figures["top1"]["value"] == pytest.approx(float(history[-1]["val_top1"]))
+    assert figures["loss"] == pytest.approx(float(history[-1]["val_loss"]), rel=1e-4)
+
+
+def test_overwriting_keeps_what_it_begins_from_until_it_is_read(trained, data, run, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "out")
+    best = tmp_path / "out" / "best.safetensors"
+    begun = ["--weights", best, "-o", "out", "--overwrite", "--epochs", "1"]
+    wrong = run("train", data, *begun, "--crop", "8")
+    assert (wrong.returncode, best.exists()) == (2, True)
+    done = run("train", data, *begun)
+    assert done.returncode == 0, done.stderr
+
+
+def test_resume_never_begins_anew_where_something_is(trained, data, run, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "out")
+    (tmp_path / "out" / "summary.json").unlink()
+    before = (tmp_path / "out" / "best.safetensors").read_bytes()
+    done = run("train", data, *SHORT, "-o", "out", "--resume")
+    assert (done.returncode, "state.pt" in done.stderr) == (1, True)
+    assert (tmp_path / "out" / "best.safetensors").read_bytes() == before
+
+
+def test_a_network_that_came_apart_is_never_the_best(data, run, tmp_path):
+    options = [*TINY, "--epochs", "3", "--lr", "1000", "--warmup-epochs", "0", "--augment", "none"]
+    done = run("train", data, *options, "--batch-size", "32", "-o", "out")
+    assert done.returncode == 1
+    assert "no longer a number" in done.stderr
+
+
+def test_a_stop_for_the_whole_group_is_in_order(data, tmp_path):
+    """As `timeout`, systemd and batch systems stop programs: the workers hear it, too."""
+    command = [*RESNEST, "train", data, *SHORT, "--epochs", "500", "-o", tmp_path / "out"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        for line in process.stderr:
+            if "epoch   1/500" in line:
+                break
+        os.killpg(process.pid, signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, "Error" in said) == (130, False), said
+    assert (tmp_path / "out" / "state.pt").exists()
+
+
+def test_the_output_may_not_lie_among_the_pictures(tmp_path, run):
+    copy = colours(tmp_path / "data", each=4)
+    done = run("train", ".", *TINY, cwd=copy)
+    assert (done.returncode, "--output" in done.stderr) == (2, True)
+
+
+def test_odd_names_are_only_names(tmp_path, run):
+    copy = colours(tmp_path / "data", each=4)
+    (copy / "red").rename(copy / r"$\frac$ [b]rot")
+    done = run("train", copy, *TINY, "--epochs", "1", "--name", r"a$\frac$b", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    weights = tmp_path / "out" / "best.safetensors"
+    done = run("evaluate", copy, "--weights", weights, "-o", "report")
+    assert done.returncode == 0, done.stderr
+    assert r"$\frac$ [b]rot" in done.stdout
+
+
+def test_what_workers_are_given_can_be_sent_to_them():
+    """Where processes are not forked, as on macOS and Windows, all of it is pickled."""
+    view = Preprocessing("default", crop=32, resize=32)
+    for recipe in (Recipe(), Recipe(augment="none"), Recipe(resampling=True, max_scale=1.5)):
+        for made in (training_view(recipe, view), PlainView(view)):
+            again = pickle.loads(pickle.dumps(made))
+            torch.manual_seed(0)
+            before = made(drawn(50, 40))
+            torch.manual_seed(0)
+            assert torch.equal(again(drawn(50, 40)), before)
+            assert (before.dtype, before.shape) == (torch.uint8, (3, 32, 32))
+
+
+def test_pictures_that_go_bad_while_training_are_told(tmp_path):
+    paths = []
+    for number in range(4):
+        drawn(40, 40, seed=number).save(tmp_path / f"{number}.png")
+        paths.append(str(tmp_path / f"{number}.png"))
+    pictures = LabelledPictures(("a", "b"), tuple(paths), (0, 0, 1, 1))
+    found = Pictures(pictures, PlainView(Preprocessing("default", crop=32, resize=32)), 0)
+    (tmp_path / "1.png").unlink()
+    _, target, lost = found[(0, 1)]
+    assert target == 1
+    assert "1.png': no such file" in lost
+    for path in paths:
+        Path(path).unlink(missing_ok=True)
+    with pytest.raises(DatasetError, match="in a row"):
+        found[(0, 0)]
 
 
 def test_a_run_that_is_there_is_never_replaced_unasked(trained, data, run):
