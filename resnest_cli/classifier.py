@@ -51,6 +51,7 @@ class Classifier:
         batch_size: pictures per step of `stream`, 1 to 4096; default: what suits the device.
         workers: decoding threads of `stream`, 1 to 256; default: one a processor, at most 16.
         offline: never touch the network, neither for weights nor for pictures.
+        allow_private: read pictures at URLs on this machine and on private networks, too.
         answer_first: with engine `auto`, take what is ready at once rather than wait while the
             network is compiled for the processor, which a first use does; `compile` does it later.
         on_progress: called with a download's bytes so far, and in all where that is known.
@@ -79,6 +80,7 @@ class Classifier:
         batch_size: int | None = None,
         workers: int | None = None,
         offline: bool = False,
+        allow_private: bool = False,
         answer_first: bool = False,
         on_progress: Progress | None = None,
     ) -> None:
@@ -101,7 +103,7 @@ class Classifier:
             given.check(classes, f"'{labels}'")
         self.labels = given or self.card.labels or numbered(classes)
         self.preprocessing = self.card.preprocessing.named(preprocess)
-        self.decoding = Decoding(exif, background)
+        self.decoding = Decoding(exif, background, allow_private)
         self.threshold = threshold
         self.offline = offline or cache.offline()
         self.batch_size = batch_size or self.engine.batch_size

@@ -140,11 +140,16 @@ class Download:
         return digest
 
 
-def get_picture(url: str) -> bytes:
+def get_picture(url: str, *, allow_private: bool = False) -> bytes:
     """The bytes of a picture at an http(s) URL.
 
+    Args:
+        url: its address.
+        allow_private: read from this machine and private networks, too.
+
     Raises:
-        ImageError: it could not be had, or is over `PICTURE_BYTES` or `PICTURE_SECONDS`.
+        ImageError: it could not be had, is on a private network, or is over `PICTURE_BYTES` or
+            `PICTURE_SECONDS`.
     """
     import requests
     import urllib3
@@ -153,7 +158,7 @@ def get_picture(url: str) -> bytes:
     content = bytearray()
     try:
         with (
-            _session() as session,
+            _session(public_only=not allow_private) as session,
             session.get(url, stream=True, timeout=TIMEOUT, verify=_trust()) as response,
         ):
             if not response.ok:
@@ -190,7 +195,7 @@ def _wait(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def _session() -> requests.Session:
+def _session(*, public_only: bool = False) -> requests.Session:
     import requests
 
     from resnest_cli import __version__
@@ -199,6 +204,11 @@ def _session() -> requests.Session:
     session.max_redirects = MAX_REDIRECTS
     session.headers["User-Agent"] = f"resnest-cli/{__version__}"
     session.headers["Accept-Encoding"] = "identity"
+    if public_only:
+        from resnest_cli.guarded import PublicOnly
+
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, PublicOnly())
     return session
 
 

@@ -31,6 +31,7 @@ class Decoding:
     # RGB, painted where it is transparent; None drops the transparency, so that the colours below
     # it show, as in the reference implementations
     background: tuple[int, int, int] | None = None
+    allow_private: bool = False  # read URLs on this machine and on private networks
 
 
 def decode(content: Path | bytes, decoding: Decoding = Decoding()) -> Image.Image:

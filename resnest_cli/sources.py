@@ -56,7 +56,10 @@ class Source:
             return images.decode(self.content, decoding)
         if isinstance(self.content, str):
             stdin = self.content == STDIN
-            content = _read_stdin() if stdin else fetch.get_picture(self.content)
+            private = decoding.allow_private
+            content = (
+                _read_stdin() if stdin else fetch.get_picture(self.content, allow_private=private)
+            )
             return images.decode(content, decoding)
         return images.from_array(self.content)
 

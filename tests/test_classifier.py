@@ -17,7 +17,7 @@ from tests.servers import content, serving
 
 @pytest.fixture(scope="module")
 def classifier(legacy_checkpoint):
-    return Classifier("resnest14", weights=legacy_checkpoint)
+    return Classifier("resnest14", weights=legacy_checkpoint, allow_private=True)
 
 
 def test_public_names():

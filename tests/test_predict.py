@@ -95,6 +95,7 @@ def test_everything_mixed_in_one_call(predict, pictures, drawn_picture):
             f"{pictures}/p0[0-2].png",
             f"{server.url}/x.png",
             "-",
+            "--allow-private",
             "--files-from",
             pictures / "list",
             "-f",
@@ -118,7 +119,7 @@ def test_bad_inputs_have_their_rows_and_exit_code_3(predict, pictures):
     (pictures / "p05a.png").write_text("no picture")
     with serving(status(404)) as server:
         url = f"{server.url}/gone.jpg"
-        done = predict(pictures, "nope.jpg", url, "none/*.jpg", "-f", "jsonl")
+        done = predict(pictures, "nope.jpg", url, "none/*.jpg", "-f", "jsonl", "--allow-private")
     assert done.returncode == 3
     rows = lines(done)
     assert len(rows) == 12 + 2 + 3

@@ -38,7 +38,7 @@ LAYERS = [
     ["card", "fetch", "cache", "images", "bundled", "charts"],
     ["variants", "labels"],
     ["preprocess", "results"],
-    ["resample", "files"],
+    ["resample", "files", "guarded"],
     ["errors"],
 ]
 

@@ -105,6 +105,14 @@ Background = Annotated[
         rich_help_panel=_ANSWER,
     ),
 ]
+AllowPrivate = Annotated[
+    bool,
+    typer.Option(
+        "--allow-private",
+        help="Read URLs on this machine and on private networks, too.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 FilesFrom = Annotated[
     str | None,
     typer.Option(

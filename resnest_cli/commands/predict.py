@@ -131,6 +131,7 @@ def predict(
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     offline: options.Offline = False,
+    allow_private: options.AllowPrivate = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
@@ -178,6 +179,7 @@ def predict(
             batch_size=batch_size,
             workers=workers,
             offline=offline,
+            allow_private=allow_private,
             answer_first=output is None and wanted.are_few(),
             on_progress=bar if stderr_is_terminal() and not quiet else None,
         )
