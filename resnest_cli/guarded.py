@@ -1,8 +1,8 @@
 """HTTP connections that go to public addresses only.
 
 A URL from a stranger may name this machine, its neighbours or a cloud's metadata service. The
-address is looked at when the connection is made, and that very address is connected to: so it counts
-for each redirect, and a name that means one thing when checked and another when used gains nothing.
+address is looked at when the connection is made, and that very address is connected to: so it
+counts for each redirect, and a name that changes its meaning in between gains nothing.
 """
 
 from __future__ import annotations

@@ -169,6 +169,7 @@ class Trainer:
             ResNeStError: the loss is no longer a number.
         """
         with self._stopping_in_order():
+            self.save()  # from here on there is something to go on with
             try:
                 while self.at.epoch < self.recipe.epochs:
                     yield self._epoch(on_step)

@@ -36,7 +36,7 @@ class TrainingView:
             description=f"epoch {at.epoch}/{self._epochs}",
             total=at.steps,
             completed=at.step,
-            note=f"loss {at.loss:.3f}  rate {at.lr:.2g}  {rate:,.0f} pictures/s",
+            note=f"loss {at.loss:.3f}  lr {at.lr:.2g}  {rate:,.0f} pictures/s",
         )
 
     def epoch(self, ended: Epoch) -> None:
