@@ -121,6 +121,11 @@ def test_calibration_by_hand():
     assert found.maximum_error == pytest.approx(0.8)
 
 
+def test_a_bin_holds_its_upper_edge():
+    found = calibrate(np.array([0.0, 0.5, 0.75]), np.array([True, True, True]), bins=2)
+    assert found.counts.tolist() == [2, 1]
+
+
 def test_intervals_are_wilsons():
     z = 1.959963984540054
     for hits, count in ((0, 10), (7, 10), (9_120, 10_000)):

@@ -100,7 +100,9 @@ def test_an_order_goes_on_in_the_midst():
     assert list(order) != everything
 
 
-@pytest.mark.parametrize("recipe", [Recipe(mixup=1.0), Recipe(mixup=0, cutmix=1.0)], ids=str)
+@pytest.mark.parametrize(
+    "recipe", [Recipe(mixup=1.0), Recipe(mixup=0, cutmix=1.0)], ids=["mixup", "cutmix"]
+)
 def test_shares_are_mixed_as_the_whole(recipe):
     torch.manual_seed(0)
     pixels, targets = torch.rand(8, 3, 10, 12), torch.eye(8)
