@@ -20,6 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# two tests run at once, and each may start processes: more threads would be in each other's way
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("RESNEST_TEST_DATA", ROOT.parent / "shared" / "data"))
 RESNEST = [sys.executable, "-m", "resnest_cli"]

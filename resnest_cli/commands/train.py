@@ -57,6 +57,7 @@ def train(
     width: training.Width = None,
     crop: training.Crop = None,
     resize: training.Resize = None,
+    interpolation: training.Interpolation = None,
     name: training.Name = None,
     val: training.Val = None,
     val_share: training.ValShare = 0.1,
@@ -128,7 +129,7 @@ def train(
 
     name_or_default = model or (None if weights else os.environ.get("RESNEST_MODEL") or None)
     wanted = NetworkOptions(
-        name_or_default, weights, scratch, width, crop, resize, name, offline=offline
+        name_or_default, weights, scratch, width, crop, resize, interpolation, name, offline
     )
     device = resolve_device(device)
     processes = Processes.join(device)

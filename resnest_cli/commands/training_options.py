@@ -52,6 +52,14 @@ Resize = Annotated[
         metavar="N",
     ),
 ]
+Interpolation = Annotated[
+    Literal["bilinear", "bicubic"] | None,
+    typer.Option(
+        help=r"How the network's pictures are resized. \[default: the model's]",
+        rich_help_panel=_NETWORK,
+        show_default=False,
+    ),
+]
 Name = Annotated[
     str | None,
     typer.Option(

@@ -39,6 +39,7 @@ class NetworkOptions:
     width: float | None = None  # of a network from scratch
     crop: int | None = None
     resize: int | None = None
+    interpolation: str | None = None
     name: str | None = None
     offline: bool = False
 
@@ -106,7 +107,8 @@ class NetworkOptions:
         resize = self.resize or round(before.resize * crop / before.crop)
         if resize < crop:
             raise UsageError(f"--resize must be at least the crop of {crop} pixels, not {resize}")
-        return replace(before, crop=crop, resize=resize)
+        interpolation = self.interpolation or before.interpolation
+        return replace(before, crop=crop, resize=resize, interpolation=interpolation)
 
 
 def unreadable(
