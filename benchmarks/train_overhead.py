@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from resnest_cli import folders
 from resnest_cli.model.resnest import ResNeSt, initialise
+from resnest_cli.training.parts import Step
 from resnest_cli.training.recipe import Recipe, make_recipe
-from resnest_cli.training.trainer import Step, Trainer
+from resnest_cli.training.trainer import Trainer
 from resnest_cli.variants import Architecture, get_variant
 
 

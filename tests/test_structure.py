@@ -21,7 +21,7 @@ TORCH = (
     "resnest_cli.engines.openvino_convert",
     *(
         f"resnest_cli.training.{n}"
-        for n in ("augment", "data", "distributed", "prepare", "record", "trainer", "view")
+        for n in ("augment", "data", "distributed", "parts", "prepare", "record", "trainer", "view")
     ),
 )
 # each layer imports from those below it, never from those above

@@ -193,10 +193,7 @@ def predict(
         foot=classifier.describe(),
         resume=resume,
     ) as results:
-        code = _run(classifier, wanted, results, output, quiet=quiet)
-    with suppress(KeyboardInterrupt):  # the answers are there already
-        classifier.compile()
-    return code
+        return _run(classifier, wanted, results, output, quiet=quiet)
 
 
 @contextmanager
@@ -236,6 +233,8 @@ def _run(
         raise ResNeStError("nothing to classify: the list of inputs is empty")
     if not quiet and (tally.done > 1 or tally.failed):
         log.log(SUMMARY, _summary(tally, tally.done - output.finished, time.monotonic() - start))
+    with suppress(KeyboardInterrupt):  # the answers are there already
+        classifier.compile()
     return 3 if tally.failed else 0
 
 

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from resnest_cli.card import ModelCard
     from resnest_cli.folders import LabelledPictures
     from resnest_cli.training.distributed import Processes
+    from resnest_cli.training.parts import Epoch
     from resnest_cli.training.prepare import NetworkOptions
-    from resnest_cli.training.trainer import Epoch, Trainer
+    from resnest_cli.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -123,54 +124,60 @@ def train(
     pictures = folders.read_class_folders(train_folder)
     held_out = folders.read_class_folders(val_folder) if val_folder else None
 
-    from resnest_cli.engines.torch_engine import resolve_device
-    from resnest_cli.training.distributed import Processes
     from resnest_cli.training.prepare import NetworkOptions, parts, write_held_out
 
     name_or_default = model or (None if weights else os.environ.get("RESNEST_MODEL") or None)
     wanted = NetworkOptions(
         name_or_default, weights, scratch, width, crop, resize, interpolation, name, offline
     )
-    device = resolve_device(device)
-    processes = Processes.join(device)
-    device = processes.own_device(device)
-    if not processes.leads:
-        quiet = True
-        set_verbosity(quiet=True, verbose=False)
+    processes, device = _join(device)
+    quiet = quiet or not processes.leads
+    set_verbosity(quiet=quiet, verbose=verbose and processes.leads)
     try:
         _check_writable(folder)
         if not no_check:
-            bad = processes.agree(lambda: _unreadable(pictures, held_out, folder, quiet=quiet))
-            pictures = pictures.without(bad)
-            held_out = held_out.without(bad) if held_out else held_out
+            pictures, held_out = _readable(pictures, held_out, folder, processes, quiet=quiet)
         learn, check = parts(pictures, held_out, val_share, recipe.seed)
         if batch_size is None:
             recipe = replace(recipe, batch_size=_batch_size(recipe, len(learn), processes))
         trainer, card = _prepare(
-            wanted, learn, check, recipe, folder, device, processes,
-            _workers(workers, device, processes), quiet=quiet,
-        )  # fmt: skip
-        if resume:
-            _go_on(trainer, folder)
-        elif processes.leads:
-            _clear(folder)
+            wanted, learn, check, recipe, folder, device, processes, workers, quiet=quiet
+        )
+        _begin(trainer, folder, resume=resume)
         if val_folder is None and processes.leads:
             write_held_out(check, train_folder, folder / HELD_OUT)
         log.log(SUMMARY, "%s", _plan(card, learn, check, trainer))
-        begun_from = None if scratch else str(weights or name_or_default or "resnest50")
         facts = {
             "data": str(train_folder),
             "validation": str(val_folder) if val_folder else f"{val_share:g} of each class",
-            "begun_from": begun_from,
-            "pictures": {"train": len(learn), "val": len(check)},
-            "classes": dict(zip(learn.classes, learn.counts(), strict=True)),
-            "device": device,
-            "processes": processes.count,
-            "parameters": sum(p.numel() for p in trainer.network.parameters()),
+            "begun_from": None if scratch else str(weights or name_or_default or "resnest50"),
         }
-        return _run(trainer, card, folder, facts, quiet=quiet)
+        return _run(trainer, card, folder, facts | _facts(learn, check, trainer), quiet=quiet)
     finally:
         processes.leave()
+
+
+def _join(device: str) -> tuple[Processes, str]:
+    """This process's place among those of the run, and its device."""
+    from resnest_cli.engines.torch_engine import resolve_device
+    from resnest_cli.training.distributed import Processes
+
+    device = resolve_device(device)
+    processes = Processes.join(device)
+    return processes, processes.own_device(device)
+
+
+def _readable(
+    pictures: LabelledPictures,
+    held_out: LabelledPictures | None,
+    folder: Path,
+    processes: Processes,
+    *,
+    quiet: bool,
+) -> tuple[LabelledPictures, LabelledPictures | None]:
+    """The pictures that can be decoded; the others are listed."""
+    bad = processes.agree(lambda: _unreadable(pictures, held_out, folder, quiet=quiet))
+    return pictures.without(bad), held_out.without(bad) if held_out else held_out
 
 
 def _prepare(
@@ -181,7 +188,7 @@ def _prepare(
     folder: Path,
     device: str,
     processes: Processes,
-    workers: int,
+    workers: int | None,
     *,
     quiet: bool,
 ) -> tuple[Trainer, ModelCard]:
@@ -192,13 +199,29 @@ def _prepare(
         network, card = wanted.network(learn.classes, recipe, bar if shown else None)
     trainer = Trainer(
         network, learn, check, recipe=recipe, preprocessing=card.preprocessing, device=device,
-        workers=workers, state_file=folder / STATE, processes=processes,
+        workers=_workers(workers, device, processes), state_file=folder / STATE,
+        processes=processes,
     )  # fmt: skip
     return trainer, card
 
 
-def _go_on(trainer: Trainer, folder: Path) -> None:
-    """Restore the state of an interrupted run; one that left nothing begins anew."""
+def _facts(learn: LabelledPictures, check: LabelledPictures, trainer: Trainer) -> dict[str, Any]:
+    """What the summary says besides the recipe."""
+    return {
+        "pictures": {"train": len(learn), "val": len(check)},
+        "classes": dict(zip(learn.classes, learn.counts(), strict=True)),
+        "device": trainer.device,
+        "processes": trainer.processes.count,
+        "parameters": sum(p.numel() for p in trainer.network.parameters()),
+    }
+
+
+def _begin(trainer: Trainer, folder: Path, *, resume: bool) -> None:
+    """Clear what an earlier run left, or go on with it; one that left nothing begins anew."""
+    if not resume:
+        if trainer.processes.leads:
+            _clear(folder)
+        return
     there = [name for name in _RECORD if (folder / name).exists()]
     if trainer.processes.agree(lambda: STATE in there):
         trainer.restore()

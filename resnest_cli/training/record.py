@@ -14,7 +14,7 @@ from resnest_cli.card import ModelCard
 from resnest_cli.files import into_place
 from resnest_cli.model.load import save_checkpoint
 from resnest_cli.model.resnest import ResNeSt
-from resnest_cli.training.trainer import Epoch
+from resnest_cli.training.parts import Epoch
 
 
 class Record:

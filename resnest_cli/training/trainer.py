@@ -13,7 +13,6 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import cast
@@ -22,8 +21,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from resnest_cli.errors import CheckpointError, DatasetError, ResNeStError
 from resnest_cli.files import into_place
@@ -38,51 +35,22 @@ from resnest_cli.training.distributed import (
     SharedDropout,
     share_batch_norms,
 )
+from resnest_cli.training.parts import (
+    Epoch,
+    Position,
+    Step,
+    averaged,
+    class_weights,
+    optimizer,
+    ranks,
+)
 from resnest_cli.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
 _SAVE_EVERY = 300.0  # seconds between two states in the midst of an epoch
 _SHOW_EVERY = 0.25  # seconds between two looks at the loss, for which a GPU has to be waited for
-_Tensors = tuple[Tensor, ...] | list[Tensor]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass
-class Epoch:
-    """One row of the history."""
-
-    epoch: int  # from 1
-    lr: float  # at its end
-    train_loss: float
-    val_loss: float
-    val_top1: float  # per cent
-    val_top5: float
-    pictures_per_second: float
-    seconds: float
-
-
-@dataclass
-class Position:
-    """How far a run is."""
-
-    epoch: int = 0  # finished epochs
-    step: int = 0  # steps of the epoch after those
-    seconds: float = 0.0  # of that epoch
-    best: float = -math.inf
-    history: list[Epoch] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Step:
-    """What the live view shows."""
-
-    epoch: int
-    step: int
-    steps: int  # in an epoch
-    batch_size: int
-    loss: float  # mean of the epoch so far
-    lr: float
 
 
 class Trainer:
@@ -128,12 +96,12 @@ class Trainer:
             self.network.requires_grad_(False)
             self.network.fc.requires_grad_(True)
         self._shared = processes.share(self.network)
-        self._averaged = _averaged(self.network, recipe.ema) if recipe.ema else None
-        self._optimizer = _optimizer(self.network, recipe)
+        self._averaged = averaged(self.network, recipe.ema) if recipe.ema else None
+        self._optimizer = optimizer(self.network, recipe)
         self._scaler = torch.amp.GradScaler(
             torch.device(device).type, enabled=recipe.precision == "fp16"
         )
-        self._class_weights = _class_weights(train).to(device) if recipe.balance else None
+        self._class_weights = class_weights(train).to(device) if recipe.balance else None
         self._mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1) * 255
         self._std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1) * 255
         part = {"part": processes.rank, "parts": processes.count}
@@ -287,7 +255,7 @@ class Trainer:
         with torch.inference_mode(), self._autocast():
             for batch in _told(self._val):
                 logits = network(self._normalised(batch.pixels)).float().cpu()
-                rank = _ranks(logits, batch.targets)
+                rank = ranks(logits, batch.targets)
                 loss = F.cross_entropy(logits, batch.targets, reduction="sum")
                 sums += torch.stack([loss, (rank < 1).sum(), (rank < 5).sum()]).double()
         if self.processes.count > 1:
@@ -372,45 +340,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _averaged(network: ResNeSt, decay: float) -> AveragedModel:
-    """An exponential moving average of weights and statistics, quicker at the beginning."""
-
-    def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
-        keep = min(decay, (1 + int(count)) / (10 + int(count)))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, 1 - keep)
-        else:
-            torch._foreach_copy_(averaged, current)
-
-    with torch.no_grad():
-        made = AveragedModel(network, multi_avg_fn=torch.no_grad()(update), use_buffers=True)
-    return made.requires_grad_(False)
-
-
-def _optimizer(network: ResNeSt, recipe: Recipe) -> Optimizer:
-    """SGD that leaves biases and batch norms without weight decay."""
-    trained = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    nesterov = recipe.momentum > 0
-    return SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
-
-
-def _class_weights(pictures: LabelledPictures) -> Tensor:
-    """Weights (classes) in inverse proportion to the number of pictures; 1 where all are equal."""
-    counts = torch.tensor(pictures.counts(), dtype=torch.float32)
-    return counts.sum() / (len(counts) * counts.clamp(min=1))
-
-
-def _ranks(logits: Tensor, targets: Tensor) -> Tensor:
-    """How many classes come before the true one, (N); of equal logits the lower index leads."""
-    true = logits.gather(1, targets[:, None])
-    before = torch.arange(logits.shape[1]) < targets[:, None]
-    return ((logits > true) | ((logits == true) & before)).sum(1)
 
 
 def _told(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -7,7 +7,7 @@ import time
 from rich import progress
 
 from resnest_cli.terminal import progress_bar
-from resnest_cli.training.trainer import Epoch, Step
+from resnest_cli.training.parts import Epoch, Step
 
 
 class TrainingView:

@@ -90,7 +90,9 @@ def test_a_checkpoint_of_our_own_says_everything(state, expected, tmp_path):
     save_checkpoint(path, build(state, ModelCard.of_variant(variant)), card)
     loaded = load_state(weights=path)
     assert loaded.card == card
-    assert torch.equal(logits(load_model(weights=path)), expected)
+    assert all(torch.equal(loaded.state[key], value) for key, value in state.items())
+    # how tensors lie in memory decides in which order they are added up
+    torch.testing.assert_close(logits(load_model(weights=path)), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(CheckpointError, match="holds mine, not resnest50"):
         load_state("resnest50", weights=path)
 
