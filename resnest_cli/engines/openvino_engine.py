@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from resnest_cli import checkpoints
@@ -102,6 +101,8 @@ def is_ready(options: EngineOptions) -> bool:
 
 def _compile(core: ov.Core, entry: Entry, options: EngineOptions) -> tuple[bytes, ModelCard]:
     """Convert and keep a network; another process that does so at the same time is waited for."""
+    from filelock import FileLock  # only here: it watches every fork, and may complain of one
+
     try:
         entry.graph.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(entry.graph.with_suffix(".lock")):
