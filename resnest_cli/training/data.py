@@ -115,7 +115,8 @@ def validation_batches(
 
 def _collate(samples: list[tuple[Tensor, int, str | None]]) -> Batch:
     pixels, targets, lost = zip(*samples, strict=True)
-    return Batch(torch.stack(pixels), torch.tensor(targets), [name for name in lost if name])
+    lasting = torch.stack([p.permute(1, 2, 0) for p in pixels]).permute(0, 3, 1, 2)
+    return Batch(lasting, torch.tensor(targets), [name for name in lost if name])
 
 
 def _stand_apart(_: int) -> None:

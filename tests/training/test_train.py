@@ -16,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor, resized_crop
 
 from resnest_cli import __version__
 from resnest_cli.errors import DatasetError
@@ -166,6 +168,25 @@ def test_odd_names_are_only_names(tmp_path, run):
     done = run("evaluate", copy, "--weights", weights, "-o", "report")
     assert done.returncode == 0, done.stderr
     assert r"$\frac$ [b]rot" in done.stdout
+
+
+def test_cut_outs_are_torchvisions():
+    """The quick step equals crop, resize and mirroring one after the other, to the bit."""
+    recipe = Recipe(augment="light", min_scale=0.2)
+    image, mirrored = drawn(90, 61), 0
+    view = Preprocessing("default", crop=40, resize=40, interpolation="bicubic")
+    quick = training_view(recipe, view)
+    for seed in range(12):
+        torch.manual_seed(seed)
+        found = quick(image)
+        torch.manual_seed(seed)
+        part = v2.RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3])
+        expected = resized_crop(image, *part, [40, 40], v2.InterpolationMode.BICUBIC)
+        expected = pil_to_tensor(expected)
+        turned = not torch.equal(found, expected)
+        assert torch.equal(found, expected.flip(2) if turned else expected)
+        mirrored += turned
+    assert 0 < mirrored < 12
 
 
 def test_what_workers_are_given_can_be_sent_to_them():
