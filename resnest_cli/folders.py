@@ -263,6 +263,12 @@ def _rows(file: Path) -> list[tuple[str, str]]:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise DatasetError(f"cannot read the truths in '{file}': {reason}") from error
     lines = [line for line in text.splitlines() if line.strip()]
+    if lines and all(line.strip().isdigit() for line in lines):
+        raise DatasetError(
+            f"'{file}' holds numbers alone; the list in ImageNet's development kit is such a one, "
+            "and its numbers are not the networks' class indices\n"
+            "give a list of names and classes, such as val.txt or LOC_val_solution.csv"
+        )
     sign = next((sign for sign in ",\t" if lines and sign in lines[0]), None)
     split_up = csv.reader(lines, delimiter=sign) if sign else (x.split(None, 1) for x in lines)
     rows = []

@@ -152,6 +152,7 @@ def test_lists_of_truths(tmp_path, text, classes, targets):
         ("val_0.png,cat\nnone.png,dog\n", "none.png"),
         ("none.png 3\nval_0.png 4\n", "1 of the 2"),
         ("val_0.png\n", "line 1"),
+        ("490\n361\n", "LOC_val_solution.csv"),
         ("", "no picture"),
     ],
 )

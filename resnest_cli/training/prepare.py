@@ -52,7 +52,10 @@ class NetworkOptions:
         if self.name is not None and not 0 < len(self.name) <= 200:
             raise UsageError("--name is 1 to 200 letters")
         if self.scratch and self.model == DEMO:
-            raise UsageError("--scratch takes a variant's architecture; demo has learned already")
+            raise UsageError(
+                "--scratch takes a variant's architecture, and demo (of --model or $RESNEST_MODEL) "
+                "has learned already; name a variant with --model"
+            )
         if self.crop is not None and not 16 <= self.crop <= 2048:
             raise UsageError(f"--crop is 16 to 2048 pixels, not {self.crop}")
         if self.resize is not None and not (self.crop or 16) <= self.resize <= 4096:
