@@ -27,6 +27,7 @@ class ModelCard:
     labels: Labels | None  # None: nobody said
     tool_version: str | None = None  # of the `resnest` that wrote the file
     recipe: Mapping[str, Any] | None = None  # how it was trained: a `Recipe` as plain values
+    origin: str | None = None  # of an exported file: the checkpoint's name and its SHA-256
 
     @classmethod
     def of_variant(
@@ -70,6 +71,8 @@ class ModelCard:
     def _check(self) -> None:
         if not isinstance(self.name, str) or len(self.name) > 200:
             raise ValueError("its name is no short text")
+        if not isinstance(self.origin, str | None) or len(self.origin or "") > 500:
+            raise ValueError("its origin is no short text")
         if not isinstance(self.recipe, Mapping | None):
             raise ValueError("its recipe is no table of values")
         for count in (self.num_classes, self.in_channels):

@@ -7,6 +7,7 @@ that did not change since is not read through again.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -101,12 +102,27 @@ def locate(
         if not weights.is_file():
             reason = "is no regular file" if weights.exists() else "No such file or directory"
             raise CheckpointError(f"cannot read '{weights}': {reason}")
+        if weights.suffix == ".xml" and not weights.with_suffix(".bin").is_file():
+            raise CheckpointError(
+                f"the weights of '{weights}' are missing: put '{weights.stem}.bin' beside it"
+            )
         return weights
     return obtain(get_variant(model or "resnest50"), offline=offline, on_progress=on_progress)
 
 
+def is_graph(path: Path) -> bool:
+    """Whether a file is one of those that `resnest export` writes for OpenVINO to run."""
+    return path.suffix in (".onnx", ".xml")
+
+
 def digest(path: Path) -> str:
-    """A checkpoint's whole SHA-256: the one kept beside it, else computed."""
+    """A checkpoint's whole SHA-256: the one kept beside it, else computed.
+
+    For an OpenVINO graph it is that of the digests of its two files.
+    """
+    if path.suffix == ".xml":
+        both = sha256_of(path) + sha256_of(path.with_suffix(".bin"))
+        return hashlib.sha256(both.encode()).hexdigest()
     return _record_path(path).read_text()[:64] if _recorded(path, "") else sha256_of(path)
 
 

@@ -21,6 +21,7 @@ from resnest_cli import __version__
 from resnest_cli.commands.doctor import doctor
 from resnest_cli.commands.download import download
 from resnest_cli.commands.evaluate import evaluate
+from resnest_cli.commands.export import export
 from resnest_cli.commands.list_models import list_models
 from resnest_cli.commands.predict import predict
 from resnest_cli.commands.train import train
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "download": download,
     "train": train,
     "evaluate": evaluate,
+    "export": export,
     "doctor": doctor,
 }
 for _name, _command in COMMANDS.items():

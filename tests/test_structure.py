@@ -19,6 +19,7 @@ TORCH = (
     "resnest_cli.model",
     "resnest_cli.engines.torch_engine",
     "resnest_cli.engines.openvino_convert",
+    "resnest_cli.export",
     *(
         f"resnest_cli.training.{n}"
         for n in ("augment", "data", "distributed", "parts", "prepare", "record", "trainer", "view")
@@ -29,7 +30,7 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["commands"],
-    ["evaluation", "training"],
+    ["evaluation", "training", "export"],
     ["classifier", "output"],
     ["engines"],
     ["model"],

@@ -43,8 +43,9 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Local checkpoint: .pth, .pt or .safetensors. One that says which variant, labels and "
-        r"preprocessing it carries needs no other option. \[default: the variant's published one]",
+        help="Local checkpoint: .pth, .pt, .safetensors, or what 'resnest export' wrote. One that "
+        "says which variant, labels and preprocessing it carries needs no other option. "
+        r"\[default: the variant's published one]",
         rich_help_panel=_MODEL,
     ),
 ]

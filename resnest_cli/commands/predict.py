@@ -158,6 +158,7 @@ def predict(
     set_verbosity(quiet=quiet, verbose=verbose)
     wanted = Inputs(tuple(inputs or ()), files_from)
     wanted.check()
+    output = None if output == Path("-") else output
     chosen = _chosen_format(fmt, output, resume=resume, overwrite=overwrite)
     # an explicit --weights may say which model it is, so the environment's default waits
     name = model or (None if weights else os.environ.get("RESNEST_MODEL") or None)

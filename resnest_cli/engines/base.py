@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from resnest_cli.checkpoints import is_graph
 from resnest_cli.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -61,18 +62,7 @@ def open_engine(options: EngineOptions, on_progress: Progress | None = None) -> 
         EngineError: the engine or the device is not to be had here.
         CheckpointError: the weights are missing, damaged or of another network.
     """
-    if options.engine == "auto":
-        options = replace(options, engine=os.environ.get("RESNEST_ENGINE") or "auto")
-    for value, known in ((options.engine, ENGINES), (options.precision, PRECISIONS)):
-        if value not in known:
-            raise UsageError(f"'{value}' is none of {', '.join(known)}")
-    if options.engine == "openvino":
-        if find_spec("openvino") is None:
-            raise EngineError("openvino is not installed\npip install 'resnest-cli[fast]'")
-        if options.device not in ("auto", "cpu"):
-            raise EngineError(
-                f"openvino runs on the cpu here; use --engine torch for {options.device}"
-            )
+    options = _settled(options)
     if chooses_openvino(options):
         from resnest_cli.engines import openvino_engine
 
@@ -82,6 +72,27 @@ def open_engine(options: EngineOptions, on_progress: Progress | None = None) -> 
     from resnest_cli.engines.torch_engine import TorchEngine
 
     return TorchEngine.open(options, on_progress)
+
+
+def _settled(options: EngineOptions) -> EngineOptions:
+    """Options as they hold here; `UsageError` or `EngineError` for what can't be."""
+    if options.engine == "auto":
+        options = replace(options, engine=os.environ.get("RESNEST_ENGINE") or "auto")
+    for value, known in ((options.engine, ENGINES), (options.precision, PRECISIONS)):
+        if value not in known:
+            raise UsageError(f"'{value}' is none of {', '.join(known)}")
+    if options.weights and is_graph(options.weights):
+        if options.engine == "torch":
+            raise EngineError(f"'{options.weights}' is a graph for --engine openvino, not torch")
+        options = replace(options, engine="openvino")
+    if options.engine == "openvino":
+        if find_spec("openvino") is None:
+            raise EngineError("openvino is not installed\npip install 'resnest-cli[fast]'")
+        if options.device not in ("auto", "cpu"):
+            raise EngineError(
+                f"openvino runs on the cpu here; use --engine torch for {options.device}"
+            )
+    return options
 
 
 def chooses_openvino(options: EngineOptions) -> bool:

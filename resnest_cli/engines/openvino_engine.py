@@ -16,6 +16,7 @@ from resnest_cli import checkpoints
 from resnest_cli.card import ModelCard
 from resnest_cli.engines.base import EngineOptions, check_card
 from resnest_cli.engines.compiled import Entry
+from resnest_cli.engines.openvino_graph import read_graph, with_pixels
 from resnest_cli.errors import EngineError
 from resnest_cli.fetch import Progress
 from resnest_cli.terminal import SUMMARY
@@ -122,10 +123,14 @@ def _compile(core: ov.Core, entry: Entry, options: EngineOptions) -> tuple[bytes
 def _converted(core: ov.Core, options: EngineOptions) -> tuple[bytes, ModelCard]:
     log.log(SUMMARY, "compiling the network for this processor, once ...")
     start = time.monotonic()
-    from resnest_cli.engines.openvino_convert import convert
+    if options.weights and checkpoints.is_graph(options.weights):
+        model, card = read_graph(options.weights)
+    else:
+        from resnest_cli.engines.openvino_convert import convert  # imports torch
 
-    model, card = convert(options)
+        model, card = convert(options)
     check_card(card)
+    model = with_pixels(model, card.preprocessing)
     compiled = core.compile_model(model, "CPU", _settings(options.precision))
     stream = compiled.export_model()
     graph = stream.getvalue() if isinstance(stream, io.BytesIO) else bytes(stream)

@@ -1,8 +1,9 @@
 """A checkpoint file to a network that is ready to run, and back.
 
-Read are PyTorch's legacy and zip formats and safetensors, plain or as training scripts wrap them.
-Files are read as tensors only: nothing in them is ever executed. The network is built without
-memory or random numbers of its own, and takes over the file's tensors as they are.
+Read are PyTorch's legacy and zip formats and safetensors, plain or as training scripts wrap them,
+and the `.pt2` files of `resnest export`. Files are read as tensors only: nothing in them is ever
+executed. The network is built without memory or random numbers of its own, and takes over the
+file's tensors as they are.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from resnest_cli.card import METADATA_KEY, ModelCard
 from resnest_cli.errors import CheckpointError
 from resnest_cli.fetch import Progress
 from resnest_cli.files import into_place
+from resnest_cli.model.archive import read_archive
 from resnest_cli.model.resnest import ResNeSt, initialise
 from resnest_cli.model.shapes import State, adapt_input, explain_mismatch, identify, mismatches
 from resnest_cli.variants import get_variant
@@ -161,8 +163,7 @@ def read_state(path: Path) -> tuple[State, ModelCard | None]:
             head = file.read(9)
         if not head:
             raise CheckpointError(f"'{path}' is empty")
-        safe = path.suffix == ".safetensors" or (head[8:9] == b"{" and head[6:8] == b"\0\0")
-        values, card = _read_safetensors(path) if safe else (_read_torch(path, head), None)
+        values, card = _read(path, head)
     except OSError as error:
         raise CheckpointError(f"cannot read '{path}': {error.strerror or error}") from error
     state = _published_names(_unwrapped(values), path)
@@ -170,6 +171,19 @@ def read_state(path: Path) -> tuple[State, ModelCard | None]:
         some = ", ".join(list(state)[:4]) or "no tensor at all"
         raise CheckpointError(f"'{path}' holds no ResNeSt; what it has is {some}")
     return state, card
+
+
+def _read(path: Path, head: bytes) -> tuple[Mapping[str, Any], ModelCard | None]:
+    if checkpoints.is_graph(path):
+        raise CheckpointError(
+            f"'{path}' holds a graph, which can only be run; its weights are needed here\n"
+            "give the checkpoint that it was exported from"
+        )
+    if path.suffix == ".pt2":
+        return read_archive(path)
+    if path.suffix == ".safetensors" or (head[8:9] == b"{" and head[6:8] == b"\0\0"):
+        return _read_safetensors(path)
+    return _read_torch(path, head), None
 
 
 def save_checkpoint(path: Path, network: ResNeSt, card: ModelCard, *, half: bool = False) -> None:
