@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resnest_cli import cache
-from resnest_cli.batch import batches
+from resnest_cli.batch import Prepared, batches
 from resnest_cli.engines.base import EngineOptions, chooses_openvino, open_engine
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images import Decoding, image_errors
@@ -45,9 +46,10 @@ class Classifier:
         exif: turn pictures the way up that their EXIF orientation says.
         background: RGB, 0 to 255, painted where pictures are transparent; default: transparency
             is dropped and the colours below it show, as in the reference implementations.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, several as `cuda:0,1`, or `mps`.
         engine: `auto`, `torch` or `openvino`; auto is openvino on a CPU where it is installed.
         precision: `fp32`, `bf16` or `fp16`.
+        compiled: by `torch.compile`, for long runs: the first batch takes a minute or so.
         batch_size: pictures per step of `stream`, 1 to 4096; default: what suits the device.
         workers: decoding threads of `stream`, 1 to 256; default: one a processor, at most 16.
         offline: never touch the network, neither for weights nor for pictures.
@@ -77,6 +79,7 @@ class Classifier:
         device: str = "auto",
         engine: str = "auto",
         precision: str = "fp32",
+        compiled: bool = False,
         batch_size: int | None = None,
         workers: int | None = None,
         offline: bool = False,
@@ -92,7 +95,9 @@ class Classifier:
             raise UsageError(f"at most {MAX_BATCH_SIZE} a batch and {MAX_WORKERS} workers")
         given = read_labels(Path(labels)) if labels is not None else None
         path = Path(weights) if weights is not None else None
-        self._options = EngineOptions(model, path, engine, device, precision, offline, answer_first)
+        self._options = EngineOptions(
+            model, path, engine, device, precision, offline, compiled, answer_first
+        )
         self.engine = open_engine(self._options, on_progress)
         self.card = self.engine.card
         classes = self.card.num_classes
@@ -140,14 +145,19 @@ class Classifier:
     ) -> Iterator[tuple[Source, NDArray[np.float32] | ImageError]]:
         """As `stream`, but each picture's logits (classes) as they come from the network."""
         sources = map(as_source, images)
-        for number, batch in enumerate(
-            batches(sources, self._prepare, batch_size=self.batch_size, workers=self.workers)
-        ):
-            good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
-            alone = number == 0 and len(batch) == 1 and not continued
-            rows = iter(self._run(good, 1 if alone else self.engine.fill or self.batch_size))
-            for source, pixels in batch:
-                yield source, pixels if isinstance(pixels, ImageError) else next(rows)
+        made = batches(sources, self._prepare, batch_size=self.batch_size, workers=self.workers)
+        with ThreadPoolExecutor(1, thread_name_prefix="engine") as thread:
+            before: _Running | None = None
+            for number, batch in enumerate(made):
+                alone = number == 0 and len(batch) == 1 and not continued
+                fill = 1 if alone else self.engine.fill or self.batch_size
+                good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
+                running = (batch, thread.submit(self._run, good, fill))
+                if before:  # what it gave is used while the engine is at the next one
+                    yield from _answers(*before)
+                before = running
+            if before:
+                yield from _answers(*before)
 
     def compile(self) -> None:
         """Compile the network for the next use, where that was put off for an answer first."""
@@ -194,6 +204,17 @@ class Classifier:
             label=self.labels.names[index],
             probability=float(str(probability)),  # the shortest decimal that is this float32
         )
+
+
+_Running = tuple[list[Prepared], "Future[NDArray[np.float32]]"]
+
+
+def _answers(
+    batch: list[Prepared], logits: Future[NDArray[np.float32]]
+) -> Iterator[tuple[Source, NDArray[np.float32] | ImageError]]:
+    rows = iter(logits.result())
+    for source, pixels in batch:
+        yield source, pixels if isinstance(pixels, ImageError) else next(rows)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -156,7 +156,8 @@ Device = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="auto, cpu, cuda, cuda:N or mps; auto takes cuda, else mps, else cpu.",
+        help="auto, cpu, cuda, cuda:N, several as cuda:0,1 (to predict), or mps; auto takes cuda, "
+        "else mps, else cpu.",
         autocompletion=complete_device,
         rich_help_panel=_MACHINE,
     ),
@@ -172,6 +173,15 @@ Engine = Annotated[
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16"],
     typer.Option(help="Arithmetic of the network.", rich_help_panel=_MACHINE),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Let torch compile the network (--engine torch), for long runs: it takes a minute "
+        "or so first, and needs a C++ compiler on a CPU.",
+        rich_help_panel=_MACHINE,
+    ),
 ]
 BatchSize = Annotated[
     int | None,

@@ -33,9 +33,10 @@ class EngineOptions:
     model: str | None = None  # a variant or alias; None: what `weights` says, else resnest50
     weights: Path | None = None  # a local checkpoint instead of the published one
     engine: str = "auto"  # then $RESNEST_ENGINE, if that is set, or what suits the machine
-    device: str = "auto"  # or cpu, cuda, cuda:N, mps
+    device: str = "auto"  # or cpu, cuda, cuda:N, cuda:N,M for several, mps
     precision: str = "fp32"
     offline: bool = False
+    compiled: bool = False  # by torch.compile: slow to start, for long runs
     answer_first: bool = False  # `auto`: rather run on torch than make someone wait for compiling
 
 
@@ -86,6 +87,8 @@ def _settled(options: EngineOptions) -> EngineOptions:
             raise EngineError(f"'{options.weights}' is a graph for --engine openvino, not torch")
         options = replace(options, engine="openvino")
     if options.engine == "openvino":
+        if options.compiled:
+            raise UsageError("--compile is for --engine torch; openvino compiles in any case")
         if find_spec("openvino") is None:
             raise EngineError("openvino is not installed\npip install 'resnest-cli[fast]'")
         if options.device not in ("auto", "cpu"):
@@ -100,6 +103,8 @@ def chooses_openvino(options: EngineOptions) -> bool:
     engine = os.environ.get("RESNEST_ENGINE") if options.engine == "auto" else options.engine
     if engine not in (None, "", "auto"):
         return engine == "openvino"
+    if options.compiled:
+        return False
     cpu = options.device == "cpu" or (options.device == "auto" and not _sees_gpu())
     return cpu and options.precision != "fp16" and find_spec("openvino") is not None
 

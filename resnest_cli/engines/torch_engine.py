@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnest_cli.engines.base import DEVICES, EngineOptions, check_card
+from resnest_cli import cache
+from resnest_cli.engines.base import DEVICES, Engine, EngineOptions, check_card
 from resnest_cli.errors import EngineError, UsageError
 from resnest_cli.fetch import Progress
 from resnest_cli.model.fold import fold_batch_norm
 from resnest_cli.model.load import Loaded, build, load_state
+from resnest_cli.model.resnest import ResNeSt
+
+log = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,7 +32,9 @@ class TorchEngine:
     name = "torch"
     fill: int | None = None
 
-    def __init__(self, loaded: Loaded, device: str, precision: str) -> None:
+    def __init__(
+        self, loaded: Loaded, device: str, precision: str, *, compiled: bool = False
+    ) -> None:
         card = loaded.card
         check_card(card)
         self.card = card
@@ -34,24 +44,59 @@ class TorchEngine:
         # on a CPU larger batches gain nothing, but wait longer and hold more memory
         large = card.preprocessing.crop > 256
         self.batch_size = (2 if large else 4) if device == "cpu" else 64
+        self._most: int | None = None  # pictures that memory has room for, once that was met
         self._dtype = _DTYPES[precision]
         network = build(loaded.state, card)
         fold_batch_norm(network)
-        self._network = network.to(device, self._dtype).to(memory_format=torch.channels_last)
+        network = network.to(device, self._dtype).to(memory_format=torch.channels_last)
+        self._network = _compiled(network) if compiled else network
         self._mean = torch.tensor(card.preprocessing.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(card.preprocessing.std, device=device).view(3, 1, 1)
 
     @classmethod
-    def open(cls, options: EngineOptions, on_progress: Progress | None = None) -> TorchEngine:
-        """Load a network; `EngineError` or `CheckpointError` say why it can't be."""
-        device = resolve_device(options.device)
+    def open(cls, options: EngineOptions, on_progress: Progress | None = None) -> Engine:
+        """Load a network, on several devices if so named; errors say why it can't be."""
+        devices = resolve_devices(options.device)
         loaded = load_state(
             options.model, weights=options.weights, offline=options.offline, on_progress=on_progress
         )
-        return cls(loaded, device, options.precision)
+        engines = [
+            cls(loaded, device, options.precision, compiled=options.compiled) for device in devices
+        ]
+        return engines[0] if len(engines) == 1 else SeveralEngines(engines)
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pictures (N, crop, crop, 3), 0 to 255, to logits (N, classes)."""
+        """Pictures (N, crop, crop, 3), 0 to 255, to logits (N, classes).
+
+        Where the device's memory is too small, in parts, half as large until they fit.
+
+        Raises:
+            EngineError: not even one picture fits.
+        """
+        parts: list[NDArray[np.float32]] = []
+        start = 0
+        while start < len(pixels):
+            part = pixels[start : start + (self._most or len(pixels))]
+            try:
+                parts.append(self._logits(part))
+                start += len(part)
+                continue
+            except torch.OutOfMemoryError as error:
+                if len(part) == 1:
+                    raise EngineError(
+                        f"{self.device} has not enough memory for one picture of {self.card.name}; "
+                        "use a smaller variant or --device cpu"
+                    ) from error
+            self._most = len(part) // 2
+            log.warning(
+                "%s has not enough memory for %d pictures at once; going on with %d",
+                self.device, len(part), self._most,
+            )  # fmt: skip
+            if self.device.startswith("cuda"):
+                torch.cuda.empty_cache()
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         cudnn = torch.backends.cudnn
         with (
             torch.inference_mode(),
@@ -62,20 +107,69 @@ class TorchEngine:
                 allow_tf32=cudnn.allow_tf32 and self.precision != "fp32",
             ),
         ):
-            try:
-                logits: Tensor = self._network(self._input(pixels))
-                array: NDArray[np.float32] = logits.float().cpu().numpy()
-            except torch.OutOfMemoryError as error:
-                raise EngineError(
-                    f"{self.device} has not enough memory for batches of {len(pixels)}; "
-                    "give a smaller --batch-size"
-                ) from error
+            logits: Tensor = self._network(self._input(pixels))
+            array: NDArray[np.float32] = logits.float().cpu().numpy()
         return array
 
     def _input(self, pixels: NDArray[np.uint8]) -> Tensor:
         """What `Preprocessing.normalise` gives, to the bit, in memory already channels last."""
-        stored = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        return stored.float().div_(255).sub_(self._mean).div_(self._std).to(self._dtype)
+        stored = torch.from_numpy(pixels)
+        if self.device.startswith("cuda"):
+            stored = stored.pin_memory().to(self.device, non_blocking=True)
+        wide = stored.to(self.device).permute(0, 3, 1, 2).float()
+        return wide.div_(255).sub_(self._mean).div_(self._std).to(self._dtype)
+
+
+class SeveralEngines:
+    """The same network on several devices; a batch is shared out among them in even parts."""
+
+    name = "torch"
+    fill: int | None = None
+
+    def __init__(self, engines: Sequence[TorchEngine]) -> None:
+        self._engines = engines
+        self._threads = ThreadPoolExecutor(len(engines), thread_name_prefix="device")
+        self.device = ",".join(engine.device for engine in engines)
+        self.precision = engines[0].precision
+        self.card = engines[0].card
+        self.weights = engines[0].weights
+        self.batch_size = sum(engine.batch_size for engine in engines)
+
+    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pictures (N, crop, crop, 3), 0 to 255, to logits (N, classes)."""
+        parts = np.array_split(pixels, len(self._engines))
+        used = [(e, part) for e, part in zip(self._engines, parts, strict=True) if len(part)]
+        return np.concatenate(list(self._threads.map(lambda each: each[0].run(each[1]), used)))
+
+
+def _compiled(network: ResNeSt) -> Callable[[Tensor], Tensor]:
+    """The network compiled by torch, which takes a minute or so when it first meets a batch size.
+
+    What it generates and runs is kept in the cache folder, not in a folder that others can fill.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.home() / "inductor"))
+    fast: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False)
+
+    def run(pixels: Tensor) -> Tensor:
+        try:
+            return fast(pixels)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            line = str(error).strip().splitlines()[0][:200]
+            raise EngineError(f"torch cannot compile here: {line}\nleave out --compile") from error
+
+    return run
+
+
+def resolve_devices(device: str) -> list[str]:
+    """The devices that a name or a list such as `cuda:0,1` means; see `resolve_device`."""
+    if not re.fullmatch("cuda:[0-9]+(,[0-9]+)+", device):
+        return [resolve_device(device)]
+    numbers = device.removeprefix("cuda:").split(",")
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"'{device}' names a device twice")
+    return [resolve_device(f"cuda:{number}") for number in numbers]
 
 
 def resolve_device(device: str) -> str:
@@ -86,7 +180,10 @@ def resolve_device(device: str) -> str:
         EngineError: it is not to be had.
     """
     if not re.fullmatch("auto|cpu|mps|cuda(:[0-9]+)?", device):
-        raise UsageError(f"no device is called '{device}'; use {', '.join(DEVICES)} or cuda:N")
+        raise UsageError(
+            f"no device is called '{device}'; use {', '.join(DEVICES)}, cuda:N "
+            "or, to predict, several: cuda:0,1"
+        )
     kind, _, number = device.partition(":")
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
