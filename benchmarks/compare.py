@@ -1,67 +1,197 @@
-"""Whole processes, in turn, against timm's documented snippet with the same weights.
+"""Whole processes, in turn, against timm with the same weights and pictures.
 
-    python benchmarks/compare.py CHECKPOINT FOLDER [--runs 5]
+    python benchmarks/compare.py CHECKPOINT FOLDER [--runs 3] [--pictures 1000] [--only cold ...]
 
-CHECKPOINT is a resnest50 state dict; FOLDER holds pictures. Printed are medians of seconds and of
-the ratios pair by pair. timm must be installed.
+CHECKPOINT is a resnest50 state dict; FOLDER holds pictures, which are linked to as often as it
+takes. Printed are medians of seconds, of peak memory, and of the ratios pair by pair. timm must be
+installed, and openvino for what is said of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
+# timm's documented way to one picture
 SNIPPET = """
 import sys, timm, torch
-from pathlib import Path
 from PIL import Image
 model = timm.create_model("resnest50d", checkpoint_path=sys.argv[1]).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
-for path in map(Path, sys.argv[2:]):
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        with torch.no_grad():
-            out = model(transform(Image.open(file).convert("RGB")).unsqueeze(0))
-        probabilities, indices = torch.topk(out.softmax(1)[0], 5)
-        print(file, indices.tolist(), probabilities.tolist())
+with torch.no_grad():
+    out = model(transform(Image.open(sys.argv[2]).convert("RGB")).unsqueeze(0))
+probabilities, indices = torch.topk(out.softmax(1)[0], 5)
+print(indices.tolist(), probabilities.tolist())
 """
-LIST = "import timm; timm.list_models('*resnest*')"
+# a folder in timm as its inference.py does it: create_loader, two workers, batches of 32, eager
+LOOP = """
+import sys, timm, torch
+from timm.data import ImageDataset, create_loader, resolve_data_config
+model = timm.create_model("resnest50d", checkpoint_path=sys.argv[1]).eval()
+dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[sys.argv[3]]
+model = model.to(dtype)
+config = resolve_data_config({}, model=model)
+loader = create_loader(
+    ImageDataset(sys.argv[2]), config["input_size"], 32, use_prefetcher=False, num_workers=2,
+    interpolation=config["interpolation"], mean=config["mean"], std=config["std"],
+    crop_pct=config["crop_pct"],
+)
+found = []
+with torch.inference_mode():
+    for pictures, _ in loader:
+        out = model(pictures.to(dtype)).float().softmax(-1)
+        probabilities, indices = out.topk(5)
+        found += zip(indices.tolist(), probabilities.tolist())
+import csv
+csv.writer(open(sys.argv[4], "w")).writerows(found)
+"""
+PYTHON = [sys.executable, "-W", "ignore"]
 
 
-def seconds(command: list[str]) -> float:
-    start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - start
+@dataclass(frozen=True)
+class Cost:
+    """What a process took."""
+
+    seconds: float
+    megabytes: float  # its peak of resident memory
+
+    @classmethod
+    def of(cls, command: list[str]) -> Cost:
+        start = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as p:
+            _, status, usage = os.wait4(p.pid, 0)
+            p.returncode = os.waitstatus_to_exitcode(status)
+        if p.returncode not in (0, 3):
+            raise SystemExit(f"failed with {p.returncode}: {command}")
+        return cls(time.perf_counter() - start, usage.ru_maxrss / 1024)
 
 
-def compare(title: str, ours: list[str], theirs: list[str], runs: int, pictures: int = 1) -> None:
-    """Print medians of one pair of commands; the first round is not counted."""
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(runs + 1)][1:]
-    mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(a / b for a, b in pairs)
-    rates = f", {pictures / mine:.1f} and {pictures / other:.1f} pictures/s" if pictures > 1 else ""
-    print(f"{title}: {mine:.2f} s, timm {other:.2f} s, ratio {ratio:.2f}{rates}", flush=True)
+@dataclass(frozen=True)
+class Bench:
+    """Where things are, and how often to run them."""
+
+    checkpoint: str
+    pictures: list[Path]
+    work: Path
+    runs: int
+    count: int
+
+    def predict(self, *arguments: str) -> list[str]:
+        command = [*PYTHON, "-m", "resnest_cli", "predict", "-m", "resnest50", "-f", "csv"]
+        return [*command, "--weights", self.checkpoint, *arguments]
+
+    def folder(self, count: int) -> str:
+        """A folder with that many links to the pictures."""
+        folder = self.work / f"links{count}"
+        if not folder.exists():
+            folder.mkdir()
+            for number, picture in enumerate(islice(cycle(self.pictures), count)):
+                (folder / f"{number:06}{picture.suffix}").symlink_to(picture.resolve())
+        return str(folder)
+
+    def fresh_home(self) -> None:
+        os.environ["RESNEST_HOME"] = str(self.work / "home")
+        shutil.rmtree(self.work / "home", ignore_errors=True)
+
+    def pair(self, title: str, ours: list[str], theirs: list[str], pictures: int = 1) -> None:
+        """Run two commands in turn; the first round is not counted."""
+        costs = [(Cost.of(ours), Cost.of(theirs)) for _ in range(self.runs + 1)][1:]
+        ratio = statistics.median(a.seconds / b.seconds for a, b in costs)
+        memory = statistics.median(a.megabytes / b.megabytes for a, b in costs)
+        said = []
+        for name, column in zip(("ours", "timm"), zip(*costs, strict=True), strict=True):
+            seconds = statistics.median(cost.seconds for cost in column)
+            size = statistics.median(cost.megabytes for cost in column)
+            rate = f", {pictures / seconds:.1f} pictures/s" if pictures > 1 else ""
+            said.append(f"{name} {seconds:.2f} s, {size:.0f} MB{rate}")
+        print(
+            f"{title}: {'; '.join(said)}; time ratio {ratio:.3f} (x{1 / ratio:.2f}), memory "
+            f"ratio {memory:.2f}",
+            flush=True,
+        )
+
+
+def cold(b: Bench) -> None:
+    """One picture, second run onwards."""
+    b.fresh_home()
+    one = str(b.pictures[0])
+    ours = b.predict(one)
+    Cost.of(ours)  # answers with torch, and compiles
+    b.pair("one picture, auto", ours, [*PYTHON, "-c", SNIPPET, b.checkpoint, one])
+
+
+def folder(b: Bench) -> None:
+    """A folder on each engine and precision against timm's loop."""
+    b.fresh_home()
+    files, out = b.folder(b.count), str(b.work / "timm.csv")
+    for engine, mine, theirs in (
+        ("openvino", "fp32", "fp32"),
+        ("openvino", "bf16", "fp32"),
+        ("torch", "fp32", "fp32"),
+        ("torch", "bf16", "bf16"),
+    ):
+        ours = b.predict(files, "--engine", engine, "--precision", mine, "-q")
+        timm = [*PYTHON, "-c", LOOP, b.checkpoint, files, theirs, out]
+        b.pair(f"folder of {b.count:,}, {engine} {mine}, timm {theirs}", ours, timm, b.count)
+
+
+def memory(b: Bench) -> None:
+    """Peak memory of many pictures and of few."""
+    b.fresh_home()
+    peaks = []
+    for count in (500, 20_000):
+        options = ("--precision", "bf16", "--engine", "openvino", "-q")
+        cost = Cost.of(b.predict(b.folder(count), *options))
+        peaks.append(cost.megabytes)
+        print(f"{count:,} pictures: peak {cost.megabytes:.0f} MB, {cost.seconds:.0f} s", flush=True)
+    print(f"memory ratio {peaks[1] / peaks[0]:.3f}", flush=True)
+
+
+def first(b: Bench) -> None:
+    """A first use, in which the network is compiled."""
+    seconds = []
+    for _ in range(b.runs):
+        b.fresh_home()
+        seconds.append(Cost.of(b.predict(str(b.pictures[0]), "--engine", "openvino")).seconds)
+    print(f"first use, compiling: {statistics.median(seconds):.2f} s", flush=True)
+
+
+def starts(b: Bench) -> None:
+    """Commands that need no network."""
+    for arguments in (["--help"], ["list-models"], ["--version"]):
+        command = [*PYTHON, "-m", "resnest_cli", *arguments]
+        seconds = [Cost.of(command).seconds for _ in range(3 * b.runs)]
+        print(f"resnest {arguments[0]}: {statistics.median(seconds):.3f} s", flush=True)
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "starts": starts, "first": first, "cold": cold, "folder": folder, "memory": memory,
+}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("checkpoint")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--runs", type=int, default=5)
-    arguments = parser.parse_args()
-    python, resnest = sys.executable, [sys.executable, "-m", "resnest_cli"]
-    pictures = sorted(p for p in arguments.folder.iterdir() if p.is_file())
-    predict = [*resnest, "predict", "-m", "resnest50", "--weights", arguments.checkpoint]
-    predict += ["--engine", "torch", "-f", "csv"]
-    snippet = [python, "-W", "ignore", "-c", SNIPPET, arguments.checkpoint]
-    compare("list-models", [*resnest, "list-models"], [python, "-c", LIST], arguments.runs)
-    one = str(pictures[0])
-    compare("one picture", [*predict, one], [*snippet, one], arguments.runs)
-    folder = str(arguments.folder)
-    compare("folder", [*predict, folder], [*snippet, folder], arguments.runs, len(pictures))
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS)[:4])
+    a = parser.parse_args()
+    pictures = sorted(p for p in a.folder.rglob("*") if p.is_file())
+    with tempfile.TemporaryDirectory() as work:
+        bench = Bench(a.checkpoint, pictures, Path(work), a.runs, a.pictures)
+        for part in a.only:
+            PARTS[part](bench)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,27 @@ def draw_reliability(
     _save(figure, path)
 
 
+def draw_tradeoff(path: Path, points: dict[str, tuple[float, float]]) -> None:
+    """Networks by pictures per second and top-1 (per cent), as a PNG."""
+    figure = _figure(8, 5)
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    for name, (speed, top1) in points.items():
+        axes.plot(speed, top1, "o", color=BLUE)
+        axes.annotate(
+            _literal(name.removeprefix("resnest")),
+            (speed, top1),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    axes.grid(color="#e6e6e6")
+    axes.set(xlabel="pictures per second", ylabel="ImageNet-1k top-1, %, as published")
+    axes.set_title("accuracy and speed of the variants (resnest...)")
+    axes.margins(x=0.15, y=0.1)
+    _save(figure, path)
+
+
 def draw_contact_sheet(
     path: Path, pictures: Sequence[tuple[Callable[[], Picture], str, str]], *, side: int = 160
 ) -> None:

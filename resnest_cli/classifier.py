@@ -96,7 +96,7 @@ class Classifier:
         given = read_labels(Path(labels)) if labels is not None else None
         path = Path(weights) if weights is not None else None
         self._options = EngineOptions(
-            model, path, engine, device, precision, offline, compiled, answer_first
+            model, path, engine, device, precision, offline, compiled, answer_first=answer_first
         )
         self.engine = open_engine(self._options, on_progress)
         self.card = self.engine.card

@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from resnest_cli import __version__
+from resnest_cli.commands.bench import bench
 from resnest_cli.commands.doctor import doctor
 from resnest_cli.commands.download import download
 from resnest_cli.commands.evaluate import evaluate
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "train": train,
     "evaluate": evaluate,
     "export": export,
+    "bench": bench,
     "doctor": doctor,
 }
 for _name, _command in COMMANDS.items():

@@ -19,6 +19,7 @@ TORCH = (
     "resnest_cli.model",
     "resnest_cli.engines.torch_engine",
     "resnest_cli.engines.openvino_convert",
+    "resnest_cli.bench",
     "resnest_cli.export",
     *(
         f"resnest_cli.training.{n}"
@@ -30,7 +31,7 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["commands"],
-    ["evaluation", "training", "export"],
+    ["evaluation", "training", "export", "bench"],
     ["classifier", "output"],
     ["engines"],
     ["model"],

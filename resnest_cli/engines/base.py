@@ -37,6 +37,7 @@ class EngineOptions:
     precision: str = "fp32"
     offline: bool = False
     compiled: bool = False  # by torch.compile: slow to start, for long runs
+    keep: bool = True  # in the cache folder, what openvino compiled
     answer_first: bool = False  # `auto`: rather run on torch than make someone wait for compiling
 
 

@@ -57,8 +57,11 @@ class OpenVINOEngine:
         weights = checkpoints.locate(
             options.model, options.weights, offline=options.offline, on_progress=on_progress
         )
-        entry = Entry.of(weights, options)
-        found = entry.read() or _compile(core, entry, options)
+        if options.keep:
+            entry = Entry.of(weights, options)
+            found = entry.read() or _compile(core, entry, options)
+        else:
+            found = _converted(core, options)
         return cls(*found, weights, options.precision)
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,0 +1,75 @@
+"""`resnest bench`: figures that hang together."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from resnest_cli import bench
+
+QUICK = ("--seconds", "0.2", "--device", "cpu")
+
+
+def test_every_engine_beside_eager(run, tmp_path):
+    done = run("bench", "resnest14", "demo", *QUICK, "-b", "1", "-b", "2", "-f", "json",
+               "--engine", "torch", "-o", tmp_path / "out.json",
+               "--chart", tmp_path / "c.png")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found == json.loads((tmp_path / "out.json").read_text())
+    assert found["machine"]["limit_flops"]["fp32"] > 1e9
+    keys = [(r["model"], r["batch_size"], r["engine"]) for r in found["rows"]]
+    assert keys == [
+        (model, batch, engine)
+        for model in ("resnest14", "demo")
+        for batch in (1, 2)
+        for engine in ("eager", "torch")
+    ]
+    for row in found["rows"]:
+        assert 0 < row["latency_ms"] <= row["p95_ms"]
+        rate = 1000 * row["batch_size"] / row["latency_ms"]
+        assert row["pictures_per_second"] == pytest.approx(rate)
+        if row["engine"] == "eager":
+            assert row["times_eager"] == 1
+        if row["model"] == "resnest14":
+            limit = found["machine"]["limit_flops"]["fp32"]
+            assert row["of_limit"] == pytest.approx(2 * 2.76e9 * rate / limit, rel=0.01)
+            assert row["top1"] == pytest.approx(75.52, abs=0.01)
+        else:
+            assert row["of_limit"] is None
+    assert Image.open(tmp_path / "c.png").format == "PNG"
+
+
+def test_openvino_of_random_weights_is_not_kept(run, home, monkeypatch):
+    pytest.importorskip("openvino", reason="openvino is not installed (extra fast)")
+    done = run("bench", "resnest14", *QUICK, "--engine", "openvino")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:3]] == [
+        ["resnest14", "eager"],
+        ["resnest14", "openvino"],
+    ]
+    assert not (home / "compiled").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nothing",), "no model fits 'nothing'"),
+        (("resnest14", "--all"), "one of them"),
+        (("--engine", "onnx"), "'onnx' is none of torch, openvino"),
+        (("--precision", "int8"), "'int8' is none of fp32"),
+        (("demo", "--chart", "x.jpg"), "should end in .png"),
+    ],
+)
+def test_wrong_command_lines(run, arguments, words):
+    done = run("bench", *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_what_is_left_out_is_told(caplog):
+    settings = bench.Settings(["demo"], engines=("openvino",), precisions=("fp16",), seconds=0.1)
+    rows = list(bench.measure(settings, {}))
+    if len(rows) == 1:  # no fp16 on this processor, or no openvino
+        assert "left out" in caplog.text
+    assert rows[0].engine == "eager"
