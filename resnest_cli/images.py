@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_PIXELS = 178_956_970  # half a gigabyte in RGB; Pillow's own limit
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -31,6 +33,9 @@ class Decoding:
     # RGB, painted where it is transparent; None drops the transparency, so that the colours below
     # it show, as in the reference implementations
     background: tuple[int, int, int] | None = None
+    max_pixels: int = MAX_PIXELS  # of more than that none is decoded
+    # JPEG: decode at 1/2, 1/4 or 1/8 where the short side still has twice that many pixels
+    shrink_to: int | None = None
     allow_private: bool = False  # read URLs on this machine and on private networks
 
 
@@ -48,6 +53,9 @@ def decode(content: Path | bytes, decoding: Decoding = Decoding()) -> Image.Imag
         except UnidentifiedImageError as error:
             raise ImageError(_unidentified(content)) from error
         with image:
+            _check_size(image, decoding.max_pixels)
+            if decoding.shrink_to and image.format == "JPEG":
+                _shrink(image, 2 * decoding.shrink_to)
             return to_rgb(image, decoding)
 
 
@@ -96,6 +104,27 @@ def from_array(array: NDArray[Any]) -> Image.Image:
             f"an array must be uint8 of (height, width, 3), not {array.dtype} of {array.shape}"
         )
     return Image.fromarray(np.ascontiguousarray(array))
+
+
+def allow_pixels(count: int) -> None:
+    """Raise Pillow's own limit, where it is lower; it holds for the whole process."""
+    if Image.MAX_IMAGE_PIXELS is not None and count > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = count // 2 + 1  # it refuses what is twice that
+
+
+def _check_size(image: Image.Image, most: int) -> None:
+    width, height = image.size
+    if width * height > most:
+        raise ImageError(
+            f"too many pixels: {width:,} x {height:,} are more than {most:,} (--max-pixels)"
+        )
+
+
+def _shrink(image: Image.Image, short: int) -> None:
+    """Have the decoder leave out detail, but keep at least so many pixels of the short side."""
+    scale = short / min(image.size)
+    if scale < 1:
+        image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
 
 
 def _upright(image: Image.Image) -> Image.Image:

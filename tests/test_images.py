@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from resnest_cli.errors import ImageError
-from resnest_cli.images import Decoding, decode, from_array
+from resnest_cli.images import Decoding, allow_pixels, decode, from_array
 from tests.conftest import drawn
 
 
@@ -92,6 +92,37 @@ def test_animated_pictures_give_their_first_frame(kind):
     content = stored(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
     first = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     assert np.array_equal(decode(content), first)
+
+
+def test_more_pixels_than_allowed_are_not_decoded():
+    content = stored(drawn(300, 200))
+    assert decode(content, Decoding(max_pixels=60_000)).size == (300, 200)
+    with pytest.raises(ImageError, match=r"300 x 200 are more than 59,999 \(--max-pixels\)"):
+        decode(content, Decoding(max_pixels=59_999))
+
+
+def test_pillows_own_limit_can_be_raised(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    content = stored(drawn(300, 200))
+    with pytest.raises(ImageError, match="too many pixels"):
+        decode(content)
+    allow_pixels(60_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, from half of its limit on
+        assert decode(content).size == (300, 200)
+
+
+def test_large_jpegs_can_be_decoded_small():
+    """Never to less than twice what is wanted of the short side; other formats are left alone."""
+    picture = drawn(1600, 1200)
+    for wanted, size in (
+        (256, (800, 600)),
+        (300, (800, 600)),
+        (301, (1600, 1200)),
+        (64, (200, 150)),
+    ):
+        assert decode(stored(picture, "JPEG"), Decoding(shrink_to=wanted)).size == size
+    assert decode(stored(picture), Decoding(shrink_to=64)).size == (1600, 1200)
 
 
 def test_files_and_bytes_are_the_same(tmp_path):

@@ -106,6 +106,25 @@ Background = Annotated[
         rich_help_panel=_ANSWER,
     ),
 ]
+MaxPixels = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Pictures of more pixels are not decoded, but get an error row; each pixel takes "
+        "about three bytes of memory.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+FastJpeg = Annotated[
+    bool,
+    typer.Option(
+        "--fast-jpeg",
+        help="Decode large JPEGs at 1/2, 1/4 or 1/8 of their size, where that is still twice what "
+        "the network's resize wants: quicker, with answers a little different.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 AllowPrivate = Annotated[
     bool,
     typer.Option(

@@ -121,6 +121,8 @@ def predict(
     threshold: options.Threshold = 0.0,
     no_exif: options.NoExif = False,
     background: options.Background = None,
+    max_pixels: options.MaxPixels = 178_956_970,
+    fast_jpeg: options.FastJpeg = False,
     device: options.Device = "auto",
     engine: options.Engine = "auto",
     precision: options.Precision = "fp32",
@@ -167,25 +169,14 @@ def predict(
         from resnest_cli.classifier import Classifier
 
         classifier = Classifier(
-            name,
-            weights=weights,
-            labels=labels,
-            preprocess=preprocess,
-            top_k=top_k,
-            threshold=threshold,
-            exif=not no_exif,
-            background=_colour(background),
-            device=device,
-            engine=engine,
-            precision=precision,
-            compiled=compiled,
-            batch_size=batch_size,
-            workers=workers,
-            offline=offline,
-            allow_private=allow_private,
+            name, weights=weights, labels=labels, preprocess=preprocess, top_k=top_k,
+            threshold=threshold, exif=not no_exif, background=_colour(background),
+            max_pixels=max_pixels, fast_jpeg=fast_jpeg, device=device, engine=engine,
+            precision=precision, compiled=compiled, batch_size=batch_size, workers=workers,
+            offline=offline, allow_private=allow_private,
             answer_first=output is None and wanted.are_few(),
             on_progress=bar if stderr_is_terminal() and not quiet else None,
-        )
+        )  # fmt: skip
     from resnest_cli.output import open_output
 
     with open_output(
@@ -299,6 +290,8 @@ def _settings(classifier: Classifier) -> dict[str, Any]:
             "top_k": c.top_k,
             "threshold": c.threshold,
             "exif": c.decoding.exif,
+            "max_pixels": c.decoding.max_pixels,
+            "fast_jpeg": c.decoding.shrink_to is not None,
             "background": c.decoding.background and list(c.decoding.background),
         },
     }
