@@ -29,6 +29,7 @@ from resnest_cli.files import into_place
 from resnest_cli.model.archive import read_archive
 from resnest_cli.model.resnest import ResNeSt, initialise
 from resnest_cli.model.shapes import State, adapt_input, explain_mismatch, identify, mismatches
+from resnest_cli.model.stored import check_archive, check_finite, check_tensor, check_total
 from resnest_cli.variants import get_variant
 
 log = logging.getLogger(__name__)
@@ -123,6 +124,7 @@ def load_state(
     problems = mismatches(state, card)
     if problems:
         raise CheckpointError(explain_mismatch(path, card, problems, state))
+    check_finite(state, path)
     return Loaded(state, card, path)
 
 
@@ -223,6 +225,8 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], ModelCard | None]:
 
 
 def _read_torch(path: Path, head: bytes) -> Mapping[str, Any]:
+    if head.startswith(b"PK"):
+        check_archive(path)
     mapped = head.startswith(b"PK")  # the zip format can be mapped; the legacy one is read
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
@@ -263,13 +267,14 @@ def _unwrapped(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _published_names(values: Mapping[str, Any], path: Path) -> State:
+    tensors = {str(key): value for key, value in values.items() if isinstance(value, Tensor)}
+    for key, value in tensors.items():
+        check_tensor(key, value, path)
+    check_total(tensors, path)
     state = {}
-    for key, value in values.items():
-        if isinstance(value, Tensor):
-            if value.layout != torch.strided or value.is_meta or value.is_quantized:
-                raise CheckpointError(f"'{path}' holds a tensor that is not plain: {key}")
-            name = str(key)
-            while prefix := next((p for p in _PREFIXES if name.startswith(p)), None):
-                name = name.removeprefix(prefix)
-            state[name] = value if name.endswith("num_batches_tracked") else value.float()
+    for key, value in tensors.items():
+        name = key
+        while prefix := next((p for p in _PREFIXES if name.startswith(p)), None):
+            name = name.removeprefix(prefix)
+        state[name] = value if name.endswith("num_batches_tracked") else value.float()
     return state
