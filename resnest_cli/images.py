@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_PIXELS = 178_956_970  # half a gigabyte in RGB; Pillow's own limit
+_USUAL = ("JPEG", "PNG", "GIF", "BMP", "PPM")  # that Pillow has at hand
+_PROGRAMS = ("EPS", "WMF")  # not pictures but programs, which Ghostscript or Windows would run
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -48,15 +50,26 @@ def decode(content: Path | bytes, decoding: Decoding = Decoding()) -> Image.Imag
     with image_errors():
         if (content.stat().st_size if isinstance(content, Path) else len(content)) == 0:
             raise ImageError("the file is empty")
-        try:
-            image = Image.open(content if isinstance(content, Path) else io.BytesIO(content))
-        except UnidentifiedImageError as error:
-            raise ImageError(_unidentified(content)) from error
-        with image:
+        with _opened(content) as image:
             _check_size(image, decoding.max_pixels)
             if decoding.shrink_to and image.format == "JPEG":
                 _shrink(image, 2 * decoding.shrink_to)
             return to_rgb(image, decoding)
+
+
+def _opened(content: Path | bytes) -> Image.Image:
+    """A picture of any format that is only data."""
+    file = content if isinstance(content, Path) else io.BytesIO(content)
+    try:
+        return Image.open(file, formats=_USUAL)
+    except UnidentifiedImageError:
+        Image.init()  # loads every reader, which takes a while
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+    try:
+        return Image.open(file, formats=[name for name in Image.OPEN if name not in _PROGRAMS])
+    except UnidentifiedImageError as error:
+        raise ImageError(_unidentified(content)) from error
 
 
 @contextmanager
