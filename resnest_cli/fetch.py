@@ -108,6 +108,8 @@ class Download:
             ) as response:
                 if response.status_code == 416:  # the part is as long as the file, or longer
                     return True
+                if url.startswith("https:") and not response.url.startswith("https:"):
+                    raise _Unavailable("it leads from https to an address that is not encrypted")
                 _check_status(response)
                 resumed = response.status_code == 206
                 self._receive(response, have if resumed else 0)

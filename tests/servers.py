@@ -47,9 +47,11 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(*behaviours: Behaviour) -> Iterator[Server]:
+def serving(
+    *behaviours: Behaviour, address: tuple[str, int] = ("127.0.0.1", 0)
+) -> Iterator[Server]:
     """A server that answers the n-th request by the n-th behaviour."""
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with Server(address, Handler) as server:
         server.behaviours, server.requests = list(behaviours), []
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
