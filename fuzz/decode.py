@@ -1,0 +1,63 @@
+"""Coverage-guided fuzzing of the way from a file's bytes to the network's view of a picture.
+
+    python fuzz/decode.py [-max_total_time=1800] [-timeout=10] [-rss_limit_mb=2048] [CORPUS]
+
+CORPUS, fuzz/corpus without, is read; what is found goes to a folder beside it that is not kept in
+the repository. Anything but a picture or an `ImageError` in one line is a finding, and so are ten
+seconds or two gigabytes for one input. Needs atheris (pip install 'resnest-cli[fuzz]').
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["PIL", "resnest_cli"]):
+    from resnest_cli.errors import ImageError
+    from resnest_cli.images import Decoding, decode
+    from resnest_cli.preprocess import Preprocessing
+
+CORPUS = Path(__file__).parent / "corpus"
+VIEWS = (
+    Preprocessing("default", crop=32, resize=36),
+    Preprocessing("paper", crop=32, resize=64, interpolation="bicubic", crop_first=True),
+)
+DECODINGS = (
+    Decoding(max_pixels=4_000_000),
+    Decoding(exif=False, background=(9, 9, 9), max_pixels=4_000_000, shrink_to=36),
+)
+
+
+def one(content: bytes) -> None:
+    """One input: a picture for the network, or a reason in one line."""
+    for decoding, view in zip(DECODINGS, VIEWS, strict=True):
+        try:
+            image = decode(content, decoding)
+        except ImageError as error:
+            if "\n" in str(error) or not str(error):
+                raise AssertionError(f"not one line: {error!r}") from error
+            continue
+        pixels = view.pixels(image)
+        if pixels.shape != (view.crop, view.crop, 3):
+            raise AssertionError(f"not what the network sees: {pixels.shape}")
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")  # Pillow's advice
+    options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+    folders = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    limits = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=65536"]
+    given = {option.partition("=")[0] for option in options}
+    limits = [limit for limit in limits if limit.partition("=")[0] not in given]
+    with tempfile.TemporaryDirectory() as found:  # the first folder is written to
+        arguments = [sys.argv[0], *limits, *options, found, *(folders or [str(CORPUS)])]
+        atheris.Setup(arguments, one)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
