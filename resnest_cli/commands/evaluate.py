@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +124,7 @@ def evaluate(
     pictures = (
         folders.read_truths(labels_file, data) if labels_file else folders.read_class_folders(data)
     )
-    name = model or (None if weights else os.environ.get("RESNEST_MODEL") or None)
+    name = options.chosen_model(model, weights)
     show = stderr_is_terminal() and not quiet
     with DownloadBar(name or "resnest50") as bar:
         from resnest_cli.classifier import Classifier

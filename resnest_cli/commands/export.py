@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -57,7 +56,7 @@ def export(
             raise OutputError(f"'{file}' exists already; replace it with --overwrite")
     if not output.absolute().parent.is_dir():
         raise OutputError(f"there is no folder '{output.parent}'; make it first")
-    name = model or (None if weights else os.environ.get("RESNEST_MODEL") or None)
+    name = options.chosen_model(model, weights)
     from resnest_cli import export as exporting
 
     exporting.check_suffix(output)

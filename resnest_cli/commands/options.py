@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,11 @@ from resnest_cli.variants import VARIANTS
 
 # help panels, in the order in which --help shows them
 _MODEL, _ANSWER, _OUTPUT, _MACHINE = "Model", "Answer", "Output", "Machine"
+
+
+def chosen_model(model: str | None, weights: Path | None) -> str | None:
+    """The model asked for, here or in the environment; a file may say by itself which it is."""
+    return model or (None if weights else os.environ.get("RESNEST_MODEL") or None)
 
 
 def complete_model(incomplete: str) -> list[str]:

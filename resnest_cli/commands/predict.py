@@ -163,8 +163,7 @@ def predict(
     wanted.check()
     output = None if output == Path("-") else output
     chosen = _chosen_format(fmt, output, resume=resume, overwrite=overwrite)
-    # an explicit --weights may say which model it is, so the environment's default waits
-    name = model or (None if weights else os.environ.get("RESNEST_MODEL") or None)
+    name = options.chosen_model(model, weights)
     with DownloadBar(name or "resnest50") as bar, _no_garbage_collection():
         from resnest_cli.classifier import Classifier
 

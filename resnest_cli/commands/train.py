@@ -126,7 +126,7 @@ def train(
 
     from resnest_cli.training.prepare import NetworkOptions, parts, write_held_out
 
-    name_or_default = model or (None if weights else os.environ.get("RESNEST_MODEL") or None)
+    name_or_default = options.chosen_model(model, weights)
     wanted = NetworkOptions(
         name_or_default, weights, scratch, width, crop, resize, interpolation, name, offline
     )
