@@ -2,9 +2,10 @@
 
     python fuzz/decode.py [-max_total_time=1800] [-timeout=10] [-rss_limit_mb=2048] [CORPUS]
 
-CORPUS, fuzz/corpus without, is read; what is found goes to a folder beside it that is not kept in
-the repository. Anything but a picture or an `ImageError` in one line is a finding, and so are ten
-seconds or two gigabytes for one input. Needs atheris (pip install 'resnest-cli[fuzz]').
+CORPUS, fuzz/corpus without, is read only; give a folder of your own before it to keep what is
+found. A crash is written to the current folder. Anything but a picture or an `ImageError` in one
+line is a finding, and so are ten seconds or two gigabytes for one input. Needs atheris
+(pip install 'resnest-cli[fuzz]').
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def main() -> None:
     given = {option.partition("=")[0] for option in options}
     limits = [limit for limit in limits if limit.partition("=")[0] not in given]
     with tempfile.TemporaryDirectory() as found:  # the first folder is written to
-        arguments = [sys.argv[0], *limits, *options, found, *(folders or [str(CORPUS)])]
+        read = folders if len(folders) > 1 else [found, *(folders or [str(CORPUS)])]
+        arguments = [sys.argv[0], *limits, *options, *read]
         atheris.Setup(arguments, one)
         atheris.Fuzz()
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING
+from queue import Full, Queue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from resnest_cli.errors import ImageError
 from resnest_cli.sources import Source
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
+T = TypeVar("T")
+WORKING = ("engine", "decode")  # what the names of threads here begin with
 Prepare = Callable[[Source], "Pixels"]
 Prepared = tuple[Source, "Pixels | ImageError"]
 
@@ -41,11 +46,50 @@ def batches(
         yield batch
 
 
+def in_background(items: Iterable[T]) -> Iterator[T]:
+    """Items in their order, made in a thread of their own while those before are used.
+
+    One that is made is to be had at once, whatever the next one waits for; two are held at most.
+    What goes wrong in the making is raised when its turn comes.
+    """
+    made: Queue[tuple[bool, T | BaseException | None]] = Queue(1)
+    unwanted = Event()
+
+    def put(good: bool, item: T | BaseException | None) -> bool:
+        while not unwanted.is_set():
+            with suppress(Full):
+                made.put((good, item), timeout=0.1)
+                return True
+        return False
+
+    def make() -> None:
+        try:
+            for item in items:
+                if not put(True, item):
+                    return
+            put(False, None)
+        except BaseException as error:  # it is raised where it is waited for
+            put(False, error)
+
+    Thread(target=make, name=WORKING[0], daemon=True).start()
+    try:
+        while True:
+            good, item = made.get()
+            if good:
+                yield cast("T", item)
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                return
+    finally:
+        unwanted.set()
+
+
 def _ahead(
     sources: Iterable[Source], prepare: Prepare, *, workers: int, ahead: int
 ) -> Iterator[Prepared]:
     pending: deque[tuple[Source, Future[Pixels]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=WORKING[1])
     remaining = iter(sources)
     try:
         for source in islice(remaining, ahead):

@@ -14,7 +14,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,8 @@ import torch
 
 from resnest_cli import bundled, checkpoints
 from resnest_cli.card import ModelCard
-from resnest_cli.engines.base import EngineOptions, chooses_openvino, open_engine
-from resnest_cli.engines.torch_engine import resolve_device
+from resnest_cli.engines.base import EngineOptions, check_card, chooses_openvino, open_engine
+from resnest_cli.engines.torch_engine import exact, resolve_device
 from resnest_cli.errors import EngineError
 from resnest_cli.model.load import build, load_state, save_checkpoint
 from resnest_cli.model.resnest import ResNeSt, initialise
@@ -64,7 +65,7 @@ class Measured:
     latency_ms: float  # of a batch: the median
     p95_ms: float
     pictures_per_second: float
-    times_eager: float  # pictures per second in relation to eager's, same precision and batch
+    times_eager: float | None  # pictures per second in relation to eager's, same precision, batch
     of_limit: float | None  # share of the machine's arithmetic that the network's sums make up
     top1: float | None  # published, per cent
 
@@ -149,25 +150,32 @@ def _compare(
     """One network at one precision and batch size, on every engine."""
     named = None if weights == bundled.demo_checkpoint() else model
     loaded = load_state(named, weights=weights)
+    check_card(loaded.card)
     view, device = loaded.card.preprocessing, resolve_device(settings.device)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (batch_size, view.crop, view.crop, 3), np.uint8)
-    network = build(loaded.state, loaded.card).to(device, _DTYPES[precision])
-    steps: dict[str, Step] = {EAGER: _eager(network, view.normalise(pixels), device, precision)}
-    for engine in settings.engines:
-        options = EngineOptions(
-            named, weights, engine, settings.device, precision,
-            compiled=settings.compiled and engine == "torch", keep=keep,
-        )  # fmt: skip
+    options = EngineOptions(named, weights, device=settings.device, precision=precision, keep=keep)
+    steps: dict[str, Step] = {}
+    for engine in (EAGER, *settings.engines):
         try:
-            opened = open_engine(options)
-        except EngineError as error:
-            log.warning("%s, %s: left out, as %s", engine, precision, str(error).splitlines()[0])
-            continue
-        steps[engine] = lambda run=opened.run: run(pixels)  # type: ignore[misc]
+            if engine == EAGER:
+                network = build(loaded.state, loaded.card).to(device, _DTYPES[precision])
+                step = _eager(network, view.normalise(pixels), device, precision)
+            else:
+                compiled = settings.compiled and engine == "torch"
+                opened = open_engine(replace(options, engine=engine, compiled=compiled))
+                step = partial(opened.run, pixels)
+            step()  # the first ones are slower, and may not be possible at all
+            step()
+        except (EngineError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            log.warning("%s %s, %d a batch: left out: %s", engine, precision, batch_size, reason)
+        else:
+            steps[engine] = step
     times = _in_turn(steps, settings.seconds)
-    eager = statistics.median(times[EAGER])
-    variant = next((v for v in VARIANTS if v.name == loaded.card.name), None)
+    eager = statistics.median(times[EAGER]) if EAGER in times else None
+    # what is published holds for the variant's own weights and crop
+    variant = next((v for v in VARIANTS if v.name == model and not settings.weights), None)
     for name, seconds in times.items():
         median = statistics.median(seconds)
         rate = batch_size / median
@@ -181,7 +189,7 @@ def _compare(
             latency_ms=1e3 * median,
             p95_ms=1e3 * float(np.quantile(seconds, 0.95)),
             pictures_per_second=rate,
-            times_eager=eager / median,
+            times_eager=eager / median if eager else None,
             of_limit=2e9 * variant.gmacs * rate / limit if variant and limit else None,
             top1=variant.top1 if variant else None,
         )
@@ -193,18 +201,15 @@ def _eager(network: ResNeSt, pixels: np.ndarray, device: str, precision: str) ->
     ready = ready.to(device, _DTYPES[precision])
 
     def step() -> object:
-        with torch.inference_mode():
+        with torch.inference_mode(), exact(precision):
             return network(ready).float().cpu()
 
     return step
 
 
 def _in_turn(steps: dict[str, Step], seconds: float) -> dict[str, list[float]]:
-    """How long each step took, again and again, after one that doesn't count."""
+    """How long each step took, again and again."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-        step()
     for _ in range(_ROUNDS):
         for name, step in steps.items():
             end = time.perf_counter() + seconds / _ROUNDS

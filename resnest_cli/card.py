@@ -12,6 +12,8 @@ from resnest_cli.preprocess import Preprocessing
 from resnest_cli.variants import Architecture, Variant
 
 METADATA_KEY = "resnest"  # of the card among a safetensors file's metadata
+_LONGEST = 16_000_000  # characters of a card: names for a million classes
+_MOST = {"stem_width": 1024, "radix": 16, "cardinality": 64, "base_width": 1024}
 _FORMAT = 1
 
 
@@ -56,6 +58,8 @@ class ModelCard:
             ValueError: the text is no card, or holds values that make no sense.
         """
         try:
+            if len(text) > _LONGEST:
+                raise ValueError(f"a card is at most {_LONGEST:,} characters")
             values: dict[str, Any] = json.loads(text)
             if values.pop("format") != _FORMAT:
                 raise ValueError("a newer version of resnest wrote it")
@@ -95,8 +99,9 @@ def _architecture(values: Mapping[str, Any]) -> Architecture:
     a = replace(a, blocks=(first, second, third, fourth))
     if not (isinstance(a.width, int | float) and 0 < a.width <= 8):
         raise ValueError(f"not a ResNeSt: {a}")
-    sizes = (*a.blocks, a.stem_width, a.radix, a.cardinality, a.base_width)
-    if not all(isinstance(s, int) and 1 <= s <= 1024 for s in sizes):
+    sizes = [(blocks, 64) for blocks in a.blocks]
+    sizes += [(getattr(a, name), most) for name, most in _MOST.items()]
+    if not all(isinstance(size, int) and 1 <= size <= most for size, most in sizes):
         raise ValueError(f"not a ResNeSt: {a}")
     return a
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resnest_cli import cache
-from resnest_cli.batch import Prepared, batches
+from resnest_cli.batch import Prepared, batches, in_background
+from resnest_cli.checkpoints import is_graph
 from resnest_cli.engines.base import EngineOptions, chooses_openvino, open_engine
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images import MAX_PIXELS, Decoding, allow_pixels, image_errors
@@ -46,7 +47,8 @@ class Classifier:
         exif: turn pictures the way up that their EXIF orientation says.
         background: RGB, 0 to 255, painted where pictures are transparent; default: transparency
             is dropped and the colours below it show, as in the reference implementations.
-        max_pixels: pictures of more are not decoded: about three bytes of memory each.
+        max_pixels: pictures of more are not decoded: a pixel takes some ten bytes of memory
+            meanwhile, and thirty where colours have 16 bits.
         fast_jpeg: decode large JPEGs at a half, a quarter or an eighth of their size, where that is
             still twice what the network's resize wants: quicker, with answers a little different.
         device: `auto`, `cpu`, `cuda`, `cuda:N`, several as `cuda:0,1`, or `mps`.
@@ -103,8 +105,13 @@ class Classifier:
         self._options = EngineOptions(
             model, path, engine, device, precision, offline, compiled, answer_first=answer_first
         )
+        self._lock = threading.Lock()
         self.engine = open_engine(self._options, on_progress)
         self.card = self.engine.card
+        self.preprocessing = self.card.preprocessing.named(preprocess)
+        fits = self.preprocessing.crop == self.card.preprocessing.crop
+        if self.engine.name == "openvino" and not fits:
+            self._use_torch()
         classes = self.card.num_classes
         self.top_k = min(5, classes) if top_k is None else top_k
         if self.top_k > classes:
@@ -112,7 +119,6 @@ class Classifier:
         if given:
             given.check(classes, f"'{labels}'")
         self.labels = given or self.card.labels or numbered(classes)
-        self.preprocessing = self.card.preprocessing.named(preprocess)
         self.decoding = Decoding(
             exif,
             background,
@@ -134,7 +140,7 @@ class Classifier:
         """
         source = as_source(image)
         pixels = self._prepare(source)
-        return self._result(source, self.engine.run(np.stack([pixels]))[0])
+        return self._result(source, self._run([pixels], 1)[0])
 
     def stream(
         self, images: Iterable[ImageLike | Source], *, continued: bool = False
@@ -156,20 +162,22 @@ class Classifier:
         self, images: Iterable[ImageLike | Source], *, continued: bool = False
     ) -> Iterator[tuple[Source, NDArray[np.float32] | ImageError]]:
         """As `stream`, but each picture's logits (classes) as they come from the network."""
-        sources = map(as_source, images)
-        made = batches(sources, self._prepare, batch_size=self.batch_size, workers=self.workers)
-        with ThreadPoolExecutor(1, thread_name_prefix="engine") as thread:
-            before: _Running | None = None
-            for number, batch in enumerate(made):
-                alone = number == 0 and len(batch) == 1 and not continued
-                fill = 1 if alone else self.engine.fill or self.batch_size
-                good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
-                running = (batch, thread.submit(self._run, good, fill))
-                if before:  # what it gave is used while the engine is at the next one
-                    yield from _answers(*before)
-                before = running
-            if before:
-                yield from _answers(*before)
+        for batch, rows in in_background(self._batches(map(as_source, images), continued)):
+            found = iter(rows)
+            for source, pixels in batch:
+                yield source, pixels if isinstance(pixels, ImageError) else next(found)
+
+    def _batches(
+        self, sources: Iterable[Source], continued: bool
+    ) -> Iterator[tuple[list[Prepared], NDArray[np.float32]]]:
+        """Batches, each with the logits of the pictures in it that could be read."""
+        for number, batch in enumerate(
+            batches(sources, self._prepare, batch_size=self.batch_size, workers=self.workers)
+        ):
+            alone = number == 0 and len(batch) == 1 and not continued
+            fill = 1 if alone else self.engine.fill or self.batch_size
+            good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
+            yield batch, self._run(good, fill)
 
     def compile(self) -> None:
         """Compile the network for the next use, where that was put off for an answer first."""
@@ -182,12 +190,25 @@ class Classifier:
         parts = (self.card.name, self.preprocessing.describe(), e.name, e.device, e.precision)
         return printable(" · ".join(parts))
 
+    def _use_torch(self) -> None:
+        """For another crop than that for which the network was compiled."""
+        weights = self._options.weights
+        if self._options.engine == "openvino" or (weights and is_graph(weights)):
+            raise UsageError(
+                f"--preprocess {self.preprocessing.name} cuts out {self.preprocessing.crop} "
+                f"pixels, but this network is compiled for {self.card.preprocessing.crop}\n"
+                "use --engine torch with its checkpoint"
+            )
+        self._options = replace(self._options, engine="torch")
+        self.engine = open_engine(self._options)
+
     def _run(self, pixels: list[NDArray[np.uint8]], batch_size: int) -> NDArray[np.float32]:
         """Logits (N, classes) of N pictures, run as a batch of at least `batch_size`."""
         if not pixels:
             return np.empty((0, self.card.num_classes), np.float32)
         filled = pixels + pixels[-1:] * (batch_size - len(pixels))
-        return self.engine.run(np.stack(filled))[: len(pixels)]
+        with self._lock:  # several streams may be under way
+            return self.engine.run(np.stack(filled))[: len(pixels)]
 
     def _prepare(self, source: Source) -> NDArray[np.uint8]:
         if self.offline and isinstance(source.content, str) and is_url(source.content):
@@ -216,17 +237,6 @@ class Classifier:
             label=self.labels.names[index],
             probability=float(str(probability)),  # the shortest decimal that is this float32
         )
-
-
-_Running = tuple[list[Prepared], "Future[NDArray[np.float32]]"]
-
-
-def _answers(
-    batch: list[Prepared], logits: Future[NDArray[np.float32]]
-) -> Iterator[tuple[Source, NDArray[np.float32] | ImageError]]:
-    rows = iter(logits.result())
-    for source, pixels in batch:
-        yield source, pixels if isinstance(pixels, ImageError) else next(rows)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

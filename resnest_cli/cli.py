@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from resnest_cli import __version__
+from resnest_cli.batch import WORKING
 from resnest_cli.commands.bench import bench
 from resnest_cli.commands.doctor import doctor
 from resnest_cli.commands.download import download
@@ -102,7 +103,7 @@ def _leave(code: int) -> NoReturn:
         sys.stdout.flush()
     except OSError:  # reported already, or a reader that is gone: nothing to say at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if any(t is not threading.main_thread() and not t.daemon for t in threading.enumerate()):
+    if any(thread.name.startswith(WORKING) for thread in threading.enumerate()):
         sys.stderr.flush()
         os._exit(code)  # a thread that waits for a slow picture would be waited for
     sys.exit(code)

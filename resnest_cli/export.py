@@ -49,6 +49,8 @@ def export(loaded: Loaded, path: Path) -> float:
     """
     check_suffix(path)
     write, run = _FORMATS[path.suffix]
+    if not loaded.card.num_classes:
+        raise UsageError(f"'{loaded.path}' has no last layer: there are no answers to export")
     origin = f"{loaded.path.name}, SHA-256 {checkpoints.digest(loaded.path)}"
     card = replace(loaded.card, tool_version=__version__, origin=loaded.card.origin or origin)
     network = build(loaded.state, card).requires_grad_(False)
@@ -57,7 +59,7 @@ def export(loaded: Loaded, path: Path) -> float:
         with _silence():
             write(network, card, made)
             difference = _difference(network, card, run(made))
-        if difference > TOLERANCE:
+        if not difference <= TOLERANCE:  # which NaN is not
             raise ResNeStError(
                 f"'{path}' was not written: its answers differ from the network's by "
                 f"{difference:.1e}, more than {TOLERANCE:g}"
@@ -91,7 +93,8 @@ def _difference(network: ResNeSt, card: ModelCard, run: Run) -> float:
         with torch.inference_mode():
             expected = network(batch).numpy()
         scale = max(float(np.abs(expected).max()), 1.0)
-        worst = max(worst, float(np.abs(run(batch) - expected).max()) / scale)
+        found = float(np.abs(run(batch) - expected).max()) / scale
+        worst = float(np.maximum(worst, found))  # NaN stays NaN
     return worst
 
 
@@ -156,8 +159,8 @@ def _run_program(path: Path) -> Run:
     def run(pixels: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
             logits: NDArray[np.float32] = program(pixels).numpy()
-        unlike = np.abs(again(pixels) - logits).max() > TOLERANCE
-        return np.full_like(logits, np.inf) if unlike else logits
+        alike = np.abs(again(pixels) - logits).max() <= TOLERANCE
+        return logits if alike else np.full_like(logits, np.inf)
 
     return run
 

@@ -106,10 +106,9 @@ class Download:
             with session.get(
                 url, headers=headers, stream=True, timeout=TIMEOUT, verify=_trust()
             ) as response:
+                _check_encrypted(url, response)
                 if response.status_code == 416:  # the part is as long as the file, or longer
                     return True
-                if url.startswith("https:") and not response.url.startswith("https:"):
-                    raise _Unavailable("it leads from https to an address that is not encrypted")
                 _check_status(response)
                 resumed = response.status_code == 206
                 self._receive(response, have if resumed else 0)
@@ -222,6 +221,13 @@ def _trust() -> bool | str:
                 raise _Unavailable(f"${name} names '{path}', which is not there")
             return path
     return True
+
+
+def _check_encrypted(url: str, response: requests.Response) -> None:
+    """Refuse what an encrypted address led to by way of one that is not."""
+    passed = [step.url for step in (*response.history, response)]
+    if url.lower().startswith("https:") and not all(p.lower().startswith("https:") for p in passed):
+        raise _Unavailable("it leads from https to an address that is not encrypted")
 
 
 def _check_status(response: requests.Response) -> None:

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_PIXELS = 178_956_970  # half a gigabyte in RGB; Pillow's own limit
+MAX_PIXELS = 178_956_970  # Pillow's own limit; a gigabyte and a half while it is decoded
 _USUAL = ("JPEG", "PNG", "GIF", "BMP", "PPM")  # that Pillow has at hand
-_PROGRAMS = ("EPS", "WMF")  # not pictures but programs, which Ghostscript or Windows would run
+# further ones that are only data; others have Ghostscript or Windows run what is in the file, or
+# open whatever they find in an envelope
+_RARE = (
+    "MPO", "WEBP", "TIFF", "AVIF", "JPEG2000", "DIB", "TGA", "ICO", "PCX", "SGI", "PSD", "QOI",
+    "HEIF",
+)  # fmt: skip
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -52,7 +57,7 @@ def decode(content: Path | bytes, decoding: Decoding = Decoding()) -> Image.Imag
             raise ImageError("the file is empty")
         with _opened(content) as image:
             _check_size(image, decoding.max_pixels)
-            if decoding.shrink_to and image.format == "JPEG":
+            if decoding.shrink_to and image.format in ("JPEG", "MPO"):
                 _shrink(image, 2 * decoding.shrink_to)
             return to_rgb(image, decoding)
 
@@ -67,7 +72,7 @@ def _opened(content: Path | bytes) -> Image.Image:
     if isinstance(file, io.BytesIO):
         file.seek(0)
     try:
-        return Image.open(file, formats=[name for name in Image.OPEN if name not in _PROGRAMS])
+        return Image.open(file, formats=[name for name in _RARE if name in Image.OPEN])
     except UnidentifiedImageError as error:
         raise ImageError(_unidentified(content)) from error
 
@@ -80,7 +85,7 @@ def image_errors() -> Iterator[None]:
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"too many pixels: {error}") from error
+        raise ImageError(f"too many pixels (--max-pixels): {error}") from error
     except MemoryError as error:
         raise ImageError("not enough memory for it") from error
     except OSError as error:

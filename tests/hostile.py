@@ -154,6 +154,14 @@ def _liars() -> Iterator[tuple[str, Kind]]:
     yield "phone.heic", (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC")
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n"
     yield "program.jpg", (program, "not a picture")
+    envelope = b"".join(
+        bytes([0x1C, record, number]) + struct.pack(">H", len(value)) + value
+        for record, number, value in (
+            (3, 20, b"\0\0\0\x09"), (3, 30, b"\0\0\0\x09"), (3, 60, b"\1\1"), (3, 65, b"\0"),
+            (3, 120, b"\0\1"), (8, 10, program),
+        )
+    )  # fmt: skip
+    yield "program-in-envelope.jpg", (envelope, "not a picture")
 
 
 def write_all(folder: Path) -> dict[str, str | None]:

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from resnest_cli import bench
+from resnest_cli.errors import EngineError
 
 QUICK = ("--seconds", "0.2", "--device", "cpu")
 
@@ -37,7 +38,8 @@ def test_every_engine_beside_eager(run, tmp_path):
             assert row["top1"] == pytest.approx(75.52, abs=0.01)
         else:
             assert row["of_limit"] is None
-    assert Image.open(tmp_path / "c.png").format == "PNG"
+    with Image.open(tmp_path / "c.png") as image:
+        assert image.format == "PNG"
 
 
 def test_openvino_of_random_weights_is_not_kept(run, home, monkeypatch):
@@ -49,6 +51,23 @@ def test_openvino_of_random_weights_is_not_kept(run, home, monkeypatch):
         ["resnest14", "openvino"],
     ]
     assert not (home / "compiled").exists()
+
+
+def test_what_exists_is_kept(run, tmp_path):
+    (tmp_path / "mine.json").write_text("mine")
+    done = run("bench", "demo", *QUICK, "-o", tmp_path / "mine.json")
+    assert (done.returncode, "--overwrite" in done.stderr) == (1, True)
+    assert (tmp_path / "mine.json").read_text() == "mine"
+    done = run("bench", "demo", *QUICK, "-o", tmp_path / "no" / "x.json")
+    assert (done.returncode, "make it first" in done.stderr) == (1, True)
+
+
+def test_published_figures_are_for_published_weights(run, legacy_checkpoint):
+    done = run("bench", "--weights", legacy_checkpoint, *QUICK, "--engine", "torch", "-f", "json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["model"] for row in rows] == ["resnest14", "resnest14"]
+    assert [row["top1"] for row in rows] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -67,9 +86,12 @@ def test_wrong_command_lines(run, arguments, words):
     assert words in done.stderr
 
 
-def test_what_is_left_out_is_told(caplog):
+def test_what_is_left_out_is_told(caplog, monkeypatch):
+    def failing(_):
+        raise EngineError("there is none\nuse another")
+
     settings = bench.Settings(["demo"], engines=("openvino",), precisions=("fp16",), seconds=0.1)
+    monkeypatch.setattr(bench, "open_engine", failing)
     rows = list(bench.measure(settings, {}))
-    if len(rows) == 1:  # no fp16 on this processor, or no openvino
-        assert "left out" in caplog.text
-    assert rows[0].engine == "eager"
+    assert [row.engine for row in rows] == ["eager"]
+    assert "openvino fp16, 1 a batch: left out: there is none" in caplog.text

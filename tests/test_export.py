@@ -23,6 +23,7 @@ pytest.importorskip("openvino", reason="openvino is not installed (extra fast)")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra export)")
 
 SUFFIXES = ("onnx", "xml", "pt2", "safetensors")
+MUTATIONS = int(os.environ.get("RESNEST_TEST_MUTATIONS", "60"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
 # every variant takes ten minutes; the suite takes those that differ most
 VARIED = ("resnest14", "resnest50_fast_4s2x40d", "resnest50_fast_1s1x64d")
@@ -153,6 +154,17 @@ def test_a_file_with_other_answers_is_not_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_answers_that_are_no_numbers_are_not_taken_for_equal(tmp_path, monkeypatch):
+    from resnest_cli import export as exporting
+
+    write, _ = exporting._FORMATS[".safetensors"]
+    nothing = (write, lambda path: lambda pixels: np.full((len(pixels), 10), np.nan, np.float32))
+    monkeypatch.setitem(exporting._FORMATS, ".safetensors", nothing)
+    with pytest.raises(ResNeStError, match="was not written"):
+        exporting.export(load_state("demo"), tmp_path / "out.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_exists_is_kept_unless_asked(run, exported, tmp_path):
     before = (exported / "demo.safetensors").read_bytes()
     done = run("export", exported / "demo.safetensors", "-m", "demo")
@@ -185,6 +197,48 @@ def test_damaged_files_are_named(suffix, exported, tmp_path, run):
     assert "cut." in done.stderr
     assert "Traceback" not in done.stderr
     assert "unexpected" not in done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "xml"])
+def test_a_graph_is_not_taken_for_another_variant(suffix, exported, run):
+    done = run("predict", EXAMPLES[0], "--weights", exported / f"demo.{suffix}", "-m", "resnest50")
+    assert (done.returncode, "holds demo, not resnest50" in done.stderr) == (1, True)
+    done = run(
+        "predict", EXAMPLES[0], "--weights", exported / f"demo.{suffix}", "--preprocess", "hub"
+    )
+    assert (done.returncode, "is compiled for" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "xml"])
+def test_mutated_graphs_give_answers_or_a_reason(suffix, exported, tmp_path):
+    """In a process of its own, as what is read is read by a library in C++."""
+    program = f"""
+import random, sys
+from pathlib import Path
+from resnest_cli.engines.openvino_graph import read_graph
+from resnest_cli.errors import ResNeStError
+whole, path = Path({str(exported / f"demo.{suffix}")!r}).read_bytes(), Path("mutated.{suffix}")
+Path("mutated.bin").write_bytes(Path({str(exported / "demo.bin")!r}).read_bytes())
+rng, refused = random.Random(0), 0
+for _ in range({MUTATIONS}):
+    content = bytearray(whole)
+    edge = rng.choice((64, 4096, len(content) // 2))
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        at = rng.randrange(min(edge, len(content) // 2))
+        content[at if rng.random() < 0.5 else -1 - at] = rng.randrange(256)
+    path.write_bytes(content)
+    try:
+        read_graph(path)
+    except ResNeStError as error:
+        assert str(error).count(chr(10)) <= 1, error
+        refused += 1
+print(refused)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
 
 
 def test_a_graph_without_its_weights(exported, tmp_path, run):

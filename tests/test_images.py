@@ -123,6 +123,8 @@ def test_large_jpegs_can_be_decoded_small():
     ):
         assert decode(stored(picture, "JPEG"), Decoding(shrink_to=wanted)).size == size
     assert decode(stored(picture), Decoding(shrink_to=64)).size == (1600, 1200)
+    phone = stored(picture, "MPO", save_all=True, append_images=[drawn(160, 120)])
+    assert decode(phone, Decoding(shrink_to=64)).size == (200, 150)
 
 
 def test_files_and_bytes_are_the_same(tmp_path):

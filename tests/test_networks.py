@@ -80,6 +80,17 @@ def test_encryption_is_not_left(certificate, tmp_path, monkeypatch):
     assert list(tmp_path.glob("file*")) == []
 
 
+def test_encryption_is_not_left_on_the_way_either(certificate, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    with serving(content(BODY)) as last, serving() as between, serving() as first:
+        between.behaviours.append(status(302, Location=encrypted(last, certificate)))
+        first.behaviours.append(status(302, Location=between.url))
+        url = encrypted(first, certificate)
+        with pytest.raises(DownloadError, match="leads from https to an address"):
+            fetched(url, tmp_path)
+    assert list(tmp_path.glob("file*")) == []
+
+
 @pytest.mark.parametrize("to", ["ftp://localhost/x", "file:///etc/passwd"])
 def test_redirects_to_other_schemes_are_not_followed(to, tmp_path):
     with serving(status(302, Location=to)) as server, pytest.raises(DownloadError):

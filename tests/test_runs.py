@@ -110,6 +110,21 @@ def test_progress_at_a_terminal(many, legacy_checkpoint, tmp_path):
     assert "30 pictures in" in seen
 
 
+def test_rows_that_are_done_wait_for_nothing(tmp_path, drawn_picture):
+    """A picture that never comes holds back itself, not the answers before it."""
+    out = tmp_path / "out.csv"
+    os.mkfifo(tmp_path / "never")
+    command = [*RESNEST, "predict", *[drawn_picture] * 4, "-", "-m", "demo", "-b", "2", "-o", out]
+    with subprocess.Popen([*map(str, command)], stdin=subprocess.PIPE) as process:
+        end = time.monotonic() + 60
+        while not (out.exists() and out.read_bytes().count(b"\n") == 5):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+    assert out.read_bytes().count(b"\n") == 5
+
+
 def test_a_list_from_a_pipe_is_read_once(drawn_picture, legacy_checkpoint, tmp_path):
     names = "\n".join([str(drawn_picture)] + ["nope.jpg"] * 3000)
     script = (

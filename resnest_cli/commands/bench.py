@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,13 +16,15 @@ from resnest_cli import charts
 from resnest_cli.bundled import DEMO
 from resnest_cli.commands import options
 from resnest_cli.engines.base import ENGINES, PRECISIONS
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import OutputError, UsageError
 from resnest_cli.files import into_place
 from resnest_cli.terminal import set_verbosity
 from resnest_cli.variants import match_variants
 
 if TYPE_CHECKING:
     from resnest_cli.bench import Measured
+
+log = logging.getLogger(__name__)
 
 _COLUMNS = (
     "model", "engine", "precision", "batch", "ms", "p95", "pictures/s", "x eager", "% of limit",
@@ -84,6 +87,9 @@ def bench(
             metavar="FILE", help="Draw accuracy against speed as a PNG (extra train: matplotlib)."
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that exist.")
+    ] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
@@ -107,10 +113,7 @@ def bench(
     chosen = _models(models or [], every=every, weights=weights)
     _check(engine or (), ENGINES[1:])
     _check(precision or (), PRECISIONS)
-    if chart:
-        charts.require_extra("matplotlib")
-        if chart.suffix != ".png":
-            raise UsageError(f"the chart '{chart}' should end in .png")
+    _check_targets(output, chart, overwrite=overwrite)
     from resnest_cli import bench as timing
     from resnest_cli.engines.torch_engine import resolve_device
 
@@ -129,22 +132,33 @@ def bench(
     rows: list[Measured] = []
     if fmt == "table":
         _print(_COLUMNS)
-    for row in timing.measure(settings, limits):
-        rows.append(row)
-        if fmt == "table":
-            _print(_cells(row))
-    about = timing.machine(place) | {"limit_flops": limits}
-    text = json.dumps({"machine": about, "rows": [asdict(row) for row in rows]}, indent=2)
-    if fmt == "json":
-        typer.echo(text)
-    else:
-        typer.echo(_foot(about))
-    if output:
-        with into_place(output) as path:
-            path.write_text(text + "\n", encoding="utf-8")
-    if chart:
-        _draw(chart, rows)
+    try:
+        for row in timing.measure(settings, limits):
+            rows.append(row)
+            if fmt == "table":
+                _print(_cells(row))
+    finally:  # what is measured is kept
+        about = timing.machine(place) | {"limit_flops": limits}
+        text = json.dumps({"machine": about, "rows": [asdict(row) for row in rows]}, indent=2)
+        typer.echo(text if fmt == "json" else _foot(about))
+        if output:
+            with into_place(output) as path:
+                path.write_text(text + "\n", encoding="utf-8")
+        if chart and rows:
+            _draw(chart, rows)
     return 0
+
+
+def _check_targets(output: Path | None, chart: Path | None, *, overwrite: bool) -> None:
+    if chart:
+        charts.require_extra("matplotlib")
+        if chart.suffix != ".png":
+            raise UsageError(f"the chart '{chart}' should end in .png")
+    for path in (output, chart):
+        if path and path.exists() and not overwrite:
+            raise OutputError(f"'{path}' exists already; replace it with --overwrite")
+        if path and not path.absolute().parent.is_dir():
+            raise OutputError(f"there is no folder '{path.parent}'; make it first")
 
 
 def _check(given: Sequence[str], known: Sequence[str]) -> None:
@@ -179,7 +193,7 @@ def _cells(row: Measured) -> tuple[str, ...]:
         f"{row.latency_ms:.1f}",
         f"{row.p95_ms:.1f}",
         f"{row.pictures_per_second:,.1f}",
-        f"{row.times_eager:.2f}",
+        "-" if row.times_eager is None else f"{row.times_eager:.2f}",
         "-" if row.of_limit is None else f"{100 * row.of_limit:.0f}",
         "-" if row.top1 is None else f"{row.top1:.2f}",
     )
@@ -208,6 +222,7 @@ def _draw(path: Path, rows: Sequence[Measured]) -> None:
     for row in rows:
         if row.top1 and row.pictures_per_second > best.get(row.model, (0.0, 0.0))[0]:
             best[row.model] = (row.pictures_per_second, row.top1)
-    if not best:
-        raise UsageError("there is nothing to draw: no accuracy of these networks is published")
-    charts.draw_tradeoff(path, best)
+    if best:
+        charts.draw_tradeoff(path, best)
+    else:
+        log.warning("nothing is drawn: no accuracy of these networks is published")

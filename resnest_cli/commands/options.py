@@ -117,8 +117,8 @@ MaxPixels = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Pictures of more pixels are not decoded, but get an error row; each pixel takes "
-        "about three bytes of memory.",
+        help="Pictures of more pixels are not decoded, but get an error row; a pixel takes some "
+        "ten bytes of memory meanwhile, and thirty where colours have 16 bits.",
         rich_help_panel=_MACHINE,
     ),
 ]

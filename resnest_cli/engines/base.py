@@ -84,8 +84,11 @@ def _settled(options: EngineOptions) -> EngineOptions:
         if value not in known:
             raise UsageError(f"'{value}' is none of {', '.join(known)}")
     if options.weights and is_graph(options.weights):
-        if options.engine == "torch":
-            raise EngineError(f"'{options.weights}' is a graph for --engine openvino, not torch")
+        if options.engine == "torch" or options.device not in ("auto", "cpu"):
+            raise EngineError(
+                f"'{options.weights}' is a graph for --engine openvino on the cpu; for torch and "
+                "other devices give the checkpoint that it was exported from"
+            )
         options = replace(options, engine="openvino")
     if options.engine == "openvino":
         if options.compiled:

@@ -16,10 +16,11 @@ from resnest_cli import checkpoints
 from resnest_cli.card import ModelCard
 from resnest_cli.engines.base import EngineOptions, check_card
 from resnest_cli.engines.compiled import Entry
-from resnest_cli.engines.openvino_graph import read_graph, with_pixels
-from resnest_cli.errors import EngineError
+from resnest_cli.engines.openvino_graph import read_graph, unusable, with_pixels
+from resnest_cli.errors import CheckpointError, EngineError
 from resnest_cli.fetch import Progress
 from resnest_cli.terminal import SUMMARY
+from resnest_cli.variants import get_variant
 
 log = logging.getLogger(__name__)
 
@@ -128,13 +129,20 @@ def _converted(core: ov.Core, options: EngineOptions) -> tuple[bytes, ModelCard]
     start = time.monotonic()
     if options.weights and checkpoints.is_graph(options.weights):
         model, card = read_graph(options.weights)
+        if options.model and get_variant(options.model).architecture != card.architecture:
+            raise CheckpointError(
+                f"'{options.weights}' holds {card.name}, not {options.model}; leave out --model"
+            )
     else:
         from resnest_cli.engines.openvino_convert import convert  # imports torch
 
         model, card = convert(options)
     check_card(card)
-    model = with_pixels(model, card.preprocessing)
-    compiled = core.compile_model(model, "CPU", _settings(options.precision))
+    try:
+        model = with_pixels(model, card.preprocessing)
+        compiled = core.compile_model(model, "CPU", _settings(options.precision))
+    except (RuntimeError, ValueError) as error:
+        raise unusable(options.weights or Path(card.name), error) from error
     stream = compiled.export_model()
     graph = stream.getvalue() if isinstance(stream, io.BytesIO) else bytes(stream)
     log.log(SUMMARY, "compiled in %.1f s", time.monotonic() - start)

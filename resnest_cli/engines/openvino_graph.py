@@ -24,9 +24,8 @@ def read_graph(path: Path) -> tuple[ov.Model, ModelCard]:
     """
     try:
         graph = ov.Core().read_model(path)
-    except RuntimeError as error:
-        line = str(error).strip().splitlines()[-1][:200]
-        raise CheckpointError(f"'{path}' is damaged or no graph: {line}") from error
+    except (RuntimeError, ValueError) as error:  # ValueError: bytes in a message that are no text
+        raise unusable(path, error) from error
     place = next((place for place in _PLACES if graph.has_rt_info(place)), None)
     if place is None:
         raise CheckpointError(
@@ -46,6 +45,12 @@ def read_graph(path: Path) -> tuple[ov.Model, ModelCard]:
     ):
         raise CheckpointError(f"the graph in '{path}' has other inputs or outputs than its card")
     return graph, card
+
+
+def unusable(path: Path, error: Exception) -> CheckpointError:
+    """An error in words for what OpenVINO says of a graph."""
+    line = (str(error).strip().splitlines() or ["no reason given"])[-1][:200]
+    return CheckpointError(f"'{path}' is damaged or no graph: {line}")
 
 
 def with_pixels(graph: ov.Model, view: Preprocessing) -> ov.Model:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -81,7 +82,9 @@ class TorchEngine:
                 parts.append(self._logits(part))
                 start += len(part)
                 continue
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if len(part) == 1:
                     raise EngineError(
                         f"{self.device} has not enough memory for one picture of {self.card.name}; "
@@ -97,16 +100,7 @@ class TorchEngine:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        cudnn = torch.backends.cudnn
-        with (
-            torch.inference_mode(),
-            cudnn.flags(  # fp32 means fp32: no TF32
-                enabled=cudnn.enabled,
-                benchmark=cudnn.benchmark,
-                deterministic=cudnn.deterministic,
-                allow_tf32=cudnn.allow_tf32 and self.precision != "fp32",
-            ),
-        ):
+        with torch.inference_mode(), exact(self.precision):
             logits: Tensor = self._network(self._input(pixels))
             array: NDArray[np.float32] = logits.float().cpu().numpy()
         return array
@@ -137,9 +131,29 @@ class SeveralEngines:
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pictures (N, crop, crop, 3), 0 to 255, to logits (N, classes)."""
-        parts = np.array_split(pixels, len(self._engines))
-        used = [(e, part) for e, part in zip(self._engines, parts, strict=True) if len(part)]
-        return np.concatenate(list(self._threads.map(lambda each: each[0].run(each[1]), used)))
+        share = -(-len(pixels) // len(self._engines))  # the same for all: sizes round differently
+        missing = share * len(self._engines) - len(pixels)
+        parts = np.split(np.concatenate([pixels, *[pixels[-1:]] * missing]), len(self._engines))
+        with exact(self.precision):  # here, as the threads would undo it for one another
+            logits = list(self._threads.map(lambda e, part: e.run(part), self._engines, parts))
+        return np.concatenate(logits)[: len(pixels)]
+
+
+def exact(precision: str) -> AbstractContextManager[None]:
+    """fp32 means fp32: no TF32 in convolutions; it holds for the whole process."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=cudnn.allow_tf32 and precision != "fp32",
+    )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or the machine, had too little memory."""
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in words)
 
 
 def _compiled(network: ResNeSt) -> Callable[[Tensor], Tensor]:
@@ -150,12 +164,17 @@ def _compiled(network: ResNeSt) -> Callable[[Tensor], Tensor]:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.home() / "inductor"))
     fast: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False)
 
+    worked = False
+
     def run(pixels: Tensor) -> Tensor:
+        nonlocal worked
         try:
-            return fast(pixels)
-        except torch.OutOfMemoryError:
-            raise
+            logits = fast(pixels)
+            worked = True
+            return logits
         except RuntimeError as error:
+            if worked or is_out_of_memory(error):
+                raise
             line = str(error).strip().splitlines()[0][:200]
             raise EngineError(f"torch cannot compile here: {line}\nleave out --compile") from error
 

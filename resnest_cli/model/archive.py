@@ -17,6 +17,7 @@ from torch import Tensor
 
 from resnest_cli.card import METADATA_KEY, ModelCard
 from resnest_cli.errors import CheckpointError
+from resnest_cli.model.stored import check_archive
 
 CARD_FILE = f"{METADATA_KEY}.json"  # among the file's extras
 _WEIGHTS = "data/weights/"
@@ -29,6 +30,7 @@ def read_archive(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     Raises:
         CheckpointError: the file is damaged or was written by something else.
     """
+    check_archive(path)
     try:
         with zipfile.ZipFile(path) as archive:
             root = archive.namelist()[0].partition("/")[0]
@@ -39,16 +41,30 @@ def read_archive(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
                 )
             card = ModelCard.from_json(_text(archive, f"{root}/extra/{CARD_FILE}"))
             table = json.loads(_text(archive, f"{root}/{_WEIGHTS}model_weights_config.json"))
+            _check_sizes(table["config"], path)
             tensors = {
                 name: _tensor(archive, f"{root}/{_WEIGHTS}{entry['path_name']}", entry)
                 for name, entry in table["config"].items()
             }
-    except CheckpointError:
+    except (CheckpointError, OSError):
         raise
-    except (zipfile.BadZipFile, ValueError, LookupError, TypeError, AttributeError) as error:
+    except Exception as error:  # damaged files raise anything at all
         line = " ".join(str(error).split())[:200]
         raise CheckpointError(f"'{path}' is damaged or no export of resnest: {line}") from error
     return tensors, card
+
+
+def _check_sizes(table: dict[str, Any], path: Path) -> None:
+    """Raise `ValueError` if the tensors together are more than the file, before any is read."""
+    total = 0
+    for entry in table.values():
+        described = entry["tensor_meta"]
+        shape = [size["as_int"] for size in described["sizes"]]
+        if min(shape, default=0) < 0:
+            raise ValueError("a shape is negative")
+        total += math.prod(shape) * _DTYPES[described["dtype"]].itemsize
+    if total > path.stat().st_size:
+        raise ValueError("its tensors are more than the file holds")
 
 
 def _text(archive: zipfile.ZipFile, name: str) -> str:
@@ -56,11 +72,7 @@ def _text(archive: zipfile.ZipFile, name: str) -> str:
 
 
 def _content(archive: zipfile.ZipFile, name: str) -> bytearray:
-    """An entry as it stands in the file, so that it is no larger than that."""
-    entry = archive.getinfo(name)
-    if entry.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{name} is compressed")
-    return bytearray(archive.read(entry))
+    return bytearray(archive.read(name))
 
 
 def _tensor(archive: zipfile.ZipFile, name: str, entry: dict[str, Any]) -> Tensor:

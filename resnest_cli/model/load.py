@@ -121,7 +121,10 @@ def load_state(
             raise CheckpointError(
                 f"'{path}' holds {written.name}, not {model}; leave out --model to use it"
             )
-    problems = mismatches(state, card)
+    try:
+        problems = mismatches(state, card)
+    except RuntimeError as error:  # sizes that no computer can count
+        raise CheckpointError(f"the card in '{path}' describes no possible network") from error
     if problems:
         raise CheckpointError(explain_mismatch(path, card, problems, state))
     check_finite(state, path)
@@ -207,7 +210,9 @@ def write_calibrated(source: Path, card: ModelCard, target: Path, temperature: f
     """Write a checkpoint whose logits are those of another divided by a temperature."""
     state, _ = read_state(source)
     scaled = {k: v / temperature if k.startswith("fc.") else v for k, v in state.items()}
-    save_checkpoint(target, build(scaled, card), replace(card, tool_version=__version__))
+    save_checkpoint(
+        target, build(scaled, card), replace(card, tool_version=__version__, origin=None)
+    )
 
 
 def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], ModelCard | None]:

@@ -103,6 +103,7 @@ class NetworkOptions:
             labels=labels,
             tool_version=__version__,
             recipe=recipe.as_dict(),
+            origin=None,
         )
 
     def _preprocessing(self, before: Preprocessing) -> Preprocessing:

@@ -135,6 +135,54 @@ def test_one_tensor_under_many_names(tmp_path):
     refused(path, "far more than the file holds")
 
 
+@pytest.mark.parametrize("harm", ["encrypted", "version", "nested", "negative", "again"])
+def test_odd_programs(harm, files, tmp_path):
+    """Faults of a `.pt2` that mutations seldom find; `again` names one entry thousands of times."""
+    path = tmp_path / "odd.pt2"
+    with zipfile.ZipFile(files["program.pt2"]) as good, zipfile.ZipFile(path, "w") as odd:
+        for name in good.namelist():
+            content = good.read(name)
+            if name.endswith("model_weights_config.json"):
+                table = json.loads(content)
+                first = next(iter(table["config"].values()))
+                if harm == "negative":
+                    first["tensor_meta"]["sizes"] = [{"as_int": -2}, {"as_int": -2}]
+                if harm == "again":
+                    table["config"] |= {f"x{number}": first for number in range(100_000)}
+                content = b"[" * 100_000 if harm == "nested" else json.dumps(table).encode()
+            odd.writestr(name, content)
+    if harm in ("encrypted", "version"):
+        content = bytearray(path.read_bytes())
+        at = content.index(b"PK\x01\x02")
+        while at >= 0:
+            content[at + (8 if harm == "encrypted" else 6)] = 1 if harm == "encrypted" else 99
+            at = content.find(b"PK\x01\x02", at + 4)
+        path.write_bytes(content)
+    refused(path, "damaged|far more")
+
+
+@pytest.mark.parametrize(
+    "change", [{"radix": 1024, "cardinality": 1024, "width": 8}, {"blocks": [1024] * 4}]
+)
+def test_absurd_architectures(change, small, tmp_path):
+    network, card = small
+    values = json.loads(card.to_json())
+    values["architecture"] |= change
+    tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+    save_file(tensors, tmp_path / "odd.safetensors", {METADATA_KEY: json.dumps(values)})
+    refused(tmp_path / "odd.safetensors", "not a ResNeSt")
+
+
+def test_a_card_of_many_megabytes(small, tmp_path):
+    network, card = small
+    values = json.loads(card.to_json()) | {"recipe": {"a": [{}] * 8_000_000}}
+    tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+    text = json.dumps(values)
+    del values
+    save_file(tensors, tmp_path / "odd.safetensors", {METADATA_KEY: text})
+    refused(tmp_path / "odd.safetensors", "at most 16,000,000 characters")
+
+
 def test_a_header_of_a_gigabyte(tmp_path):
     path = tmp_path / "vast.safetensors"
     path.write_bytes(struct.pack("<Q", 2**30) + b"{" + bytes(1000))
