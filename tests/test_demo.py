@@ -39,7 +39,7 @@ def test_photographs():
     truths = dict(csv.reader((DEMO / "photographs.csv").read_text().splitlines()[1:]))
     results = list(Classifier("demo").stream(folder / name for name in truths))
     right = [r.top1.label == truth for r, truth in zip(results, truths.values(), strict=True)]
-    assert sum(right) / len(right) >= 0.55  # docs/demo.md says how far that is
+    assert sum(right) / len(right) >= 0.5  # docs/demo.md says how far that is
 
 
 def test_pictures_of_the_kind_it_learned():
@@ -55,4 +55,4 @@ def test_pictures_of_the_kind_it_learned():
     results = Classifier("demo").stream(pictures)
     right = [r.top1.label == truth for r, truth in zip(results, truths, strict=True)]
     assert len(right) == 1000
-    assert sum(right) / len(right) >= 0.85  # of all 5,000 docs/demo.md says more
+    assert sum(right) / len(right) >= 0.87  # of all 5,000 docs/demo.md says more
