@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnest_cli import bundled, cache
+from resnest_cli import bundled, cache, digests
 from resnest_cli.errors import CheckpointError, DownloadError, UsageError
 from resnest_cli.fetch import Download, Progress, sha256_of
 from resnest_cli.variants import Variant, get_variant
@@ -111,25 +111,20 @@ def locate(
     return obtain(get_variant(model or "resnest50"), offline=offline, on_progress=on_progress)
 
 
-def is_graph(path: Path) -> bool:
-    """Whether a file is one of those that `resnest export` writes for OpenVINO to run."""
-    return path.suffix in (".onnx", ".xml")
-
-
 def digest(path: Path) -> str:
     """A checkpoint's whole SHA-256: the one kept beside it, else computed.
 
     For an OpenVINO graph it is that of the digests of its two files.
     """
     if path.suffix == ".xml":
-        both = sha256_of(path) + sha256_of(path.with_suffix(".bin"))
+        both = digests.of(path) + digests.of(path.with_suffix(".bin"))
         return hashlib.sha256(both.encode()).hexdigest()
     ours = path.parent == cache.checkpoints_folder()  # elsewhere anybody may have written it
     if ours and _recorded(path, ""):
         text = _record_path(path).read_bytes()[:64].decode("ascii", "replace")
         if re.fullmatch("[0-9a-f]{64}", text):
             return text
-    return sha256_of(path)
+    return digests.of(path)
 
 
 def _download(variant: Variant, on_progress: Progress | None) -> Path:

@@ -13,9 +13,9 @@ import numpy as np
 
 from resnest_cli import cache
 from resnest_cli.batch import Prepared, batches, in_background
-from resnest_cli.checkpoints import is_graph
 from resnest_cli.engines.base import EngineOptions, chooses_openvino, open_engine
 from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.files import is_graph
 from resnest_cli.images import MAX_PIXELS, Decoding, allow_pixels, image_errors
 from resnest_cli.labels import numbered, read_labels
 from resnest_cli.results import Prediction, Result

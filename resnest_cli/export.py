@@ -118,10 +118,9 @@ def _write_onnx(network: ResNeSt, card: ModelCard, path: Path) -> None:
 
 
 def _write_openvino(network: ResNeSt, card: ModelCard, path: Path) -> None:
-    import openvino as ov
-
     from resnest_cli.engines.openvino_convert import to_graph
     from resnest_cli.engines.openvino_graph import CARD_PLACE
+    from resnest_cli.engines.openvino_runtime import ov
 
     graph = to_graph(network, card)
     graph.inputs[0].get_tensor().set_names({_PIXELS})
@@ -143,9 +142,8 @@ def _write_safetensors(network: ResNeSt, card: ModelCard, path: Path) -> None:
 
 
 def _run_openvino(path: Path) -> Run:
-    import openvino as ov
-
     from resnest_cli.engines.openvino_graph import read_graph
+    from resnest_cli.engines.openvino_runtime import ov
 
     graph, _ = read_graph(path)
     compiled = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

@@ -8,6 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def is_graph(path: Path) -> bool:
+    """Whether a file is one of those that `resnest export` writes for OpenVINO to run."""
+    return path.suffix in (".onnx", ".xml")
+
+
 @contextmanager
 def into_place(path: Path) -> Iterator[Path]:
     """A path beside a file to write to; renamed into the file's place once that has gone well."""

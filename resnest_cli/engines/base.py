@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from resnest_cli.checkpoints import is_graph
 from resnest_cli.errors import EngineError, UsageError
+from resnest_cli.files import is_graph
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,6 +1,6 @@
 """Networks that are compiled for this processor, kept in the cache folder.
 
-An entry is a graph and, written after it, a note with the graph's SHA-256 and the network's card.
+An entry is a graph and, written after it, a note with the graph's checksum and the network's card.
 Its name is a digest of everything that the graph depends on, so nothing in it can be out of date;
 what is damaged or half written is no entry.
 """
@@ -10,18 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import zlib
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnest_cli import cache, checkpoints
 from resnest_cli.card import ModelCard
 from resnest_cli.engines.base import EngineOptions
+from resnest_cli.engines.openvino_runtime import ov
 from resnest_cli.files import into_place
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # of an entry
+Graph = NDArray[np.uint8]  # (bytes)
+_FORMAT = 2  # of an entry
 
 
 @dataclass(frozen=True)
@@ -38,17 +43,18 @@ class Entry:
         sha256 = checkpoints.digest(weights)
         # a file that says nothing of itself is known by its name, or by what the user calls it
         named = (options.model, options.weights.name if options.weights else None)
-        parts = (_FORMAT, sha256, named, options.precision, metadata.version("openvino"), _cpu())
+        parts = (_FORMAT, sha256, named, options.precision, ov.get_version(), _cpu())
         key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         folder = cache.home() / "compiled"
         return cls(folder / f"{key}.graph", folder / f"{key}.json", sha256)
 
-    def read(self) -> tuple[bytes, ModelCard] | None:
-        """The graph and the card; None where there is no entry, or no whole one."""
+    def read(self) -> tuple[Graph, ModelCard] | None:
+        """The graph, mapped, and the card; None where there is no entry, or no whole one."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
-            graph = self.graph.read_bytes()
-            if hashlib.sha256(graph).hexdigest() != note["graph_sha256"]:
+            # copied where it is written to, which OpenVINO wants to be allowed and does not do
+            graph = np.memmap(self.graph, np.uint8, "c")
+            if zlib.crc32(graph.data) != note["graph_crc32"]:  # against damage; ours is the folder
                 raise ValueError("the graph is not the one that was written")
             return graph, ModelCard.from_json(note["card"])
         except FileNotFoundError:
@@ -57,14 +63,14 @@ class Entry:
             log.info("the compiled network in '%s' is not used: %s", self.graph, error)
             return None
 
-    def write(self, graph: bytes, card: ModelCard) -> None:
+    def write(self, graph: Graph, card: ModelCard) -> None:
         """Keep a graph; other versions' graphs of the same checkpoint go."""
         with into_place(self.graph) as path:
-            path.write_bytes(graph)
+            path.write_bytes(graph.data)
         note = {
-            "graph_sha256": hashlib.sha256(graph).hexdigest(),
+            "graph_crc32": zlib.crc32(graph.data),
             "weights_sha256": self.weights_sha256,
-            "openvino": metadata.version("openvino"),
+            "openvino": ov.get_version(),
             "card": card.to_json(),
         }
         with into_place(self.note) as path:
@@ -76,7 +82,7 @@ class Entry:
             try:
                 note = json.loads(path.read_text(encoding="utf-8"))
                 same = note["weights_sha256"] == self.weights_sha256
-                if same and note["openvino"] != metadata.version("openvino"):
+                if same and note["openvino"] != ov.get_version():
                     path.unlink()
                     path.with_suffix(".graph").unlink(missing_ok=True)
             except (OSError, ValueError, KeyError, TypeError):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 
-import openvino as ov
 import torch
 
 from resnest_cli.card import ModelCard
 from resnest_cli.engines.base import EngineOptions
+from resnest_cli.engines.openvino_runtime import ov
 from resnest_cli.model.load import build, load_state
 from resnest_cli.model.resnest import ResNeSt
 
@@ -27,7 +27,9 @@ def to_graph(network: ResNeSt, card: ModelCard) -> ov.Model:
     """A graph of any batch: float32 (N, channels, crop, crop) to float32 (N, classes)."""
     crop = card.preprocessing.crop
     example = torch.zeros(1, card.in_channels, crop, crop)
+    from openvino.tools.ovc import convert_model
+
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # advice about tracing is for developers
         shape = ov.PartialShape([-1, *example.shape[1:]])
-        return ov.convert_model(network, example_input=example, input=[shape])
+        return convert_model(network, example_input=example, input=[shape])

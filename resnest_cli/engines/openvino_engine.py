@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from resnest_cli import checkpoints
 from resnest_cli.card import ModelCard
 from resnest_cli.engines.base import EngineOptions, check_card
-from resnest_cli.engines.compiled import Entry
+from resnest_cli.engines.compiled import Entry, Graph
 from resnest_cli.engines.openvino_graph import read_graph, unusable, with_pixels
+from resnest_cli.engines.openvino_runtime import ov
 from resnest_cli.errors import CheckpointError, EngineError
 from resnest_cli.fetch import Progress
+from resnest_cli.files import is_graph
 from resnest_cli.terminal import SUMMARY
 from resnest_cli.variants import get_variant
 
@@ -34,7 +35,7 @@ class OpenVINOEngine:
     device = "cpu"
     fill: int | None = 2  # more than one picture: each is run by itself, whatever the batch
 
-    def __init__(self, graph: bytes, card: ModelCard, weights: Path, precision: str) -> None:
+    def __init__(self, graph: Graph, card: ModelCard, weights: Path, precision: str) -> None:
         check_card(card)
         self.card = card
         self.weights = weights
@@ -86,7 +87,9 @@ class OpenVINOEngine:
     def _compiled(self, hint: str) -> ov.CompiledModel:
         settings = _settings(self.precision) | {"PERFORMANCE_HINT": hint}
         try:
-            return self._core.import_model(self._graph, "CPU", settings)
+            return self._core.import_model(
+                ov.Tensor(self._graph, shared_memory=True), "CPU", settings
+            )
         except RuntimeError as error:
             raise EngineError(
                 f"openvino cannot load the compiled network: {str(error).splitlines()[-1]}\n"
@@ -104,7 +107,7 @@ def is_ready(options: EngineOptions) -> bool:
     return entry.graph.exists() and entry.note.exists()
 
 
-def _compile(core: ov.Core, entry: Entry, options: EngineOptions) -> tuple[bytes, ModelCard]:
+def _compile(core: ov.Core, entry: Entry, options: EngineOptions) -> tuple[Graph, ModelCard]:
     """Convert and keep a network; another process that does so at the same time is waited for."""
     from filelock import FileLock  # only here: it watches every fork, and may complain of one
 
@@ -124,10 +127,10 @@ def _compile(core: ov.Core, entry: Entry, options: EngineOptions) -> tuple[bytes
         return _converted(core, options)
 
 
-def _converted(core: ov.Core, options: EngineOptions) -> tuple[bytes, ModelCard]:
+def _converted(core: ov.Core, options: EngineOptions) -> tuple[Graph, ModelCard]:
     log.log(SUMMARY, "compiling the network for this processor, once ...")
     start = time.monotonic()
-    if options.weights and checkpoints.is_graph(options.weights):
+    if options.weights and is_graph(options.weights):
         model, card = read_graph(options.weights)
         if options.model and get_variant(options.model).architecture != card.architecture:
             raise CheckpointError(
@@ -144,7 +147,8 @@ def _converted(core: ov.Core, options: EngineOptions) -> tuple[bytes, ModelCard]
     except (RuntimeError, ValueError) as error:
         raise unusable(options.weights or Path(card.name), error) from error
     stream = compiled.export_model()
-    graph = stream.getvalue() if isinstance(stream, io.BytesIO) else bytes(stream)
+    content = stream.getvalue() if isinstance(stream, io.BytesIO) else bytes(stream)
+    graph = np.frombuffer(bytearray(content), np.uint8)  # what OpenVINO is given can be written
     log.log(SUMMARY, "compiled in %.1f s", time.monotonic() - start)
     return graph, card
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import openvino as ov
-from openvino.preprocess import PrePostProcessor
-
 from resnest_cli.card import METADATA_KEY, ModelCard
+from resnest_cli.engines.openvino_runtime import ov
 from resnest_cli.errors import CheckpointError
 from resnest_cli.preprocess import Preprocessing
 
@@ -55,6 +53,8 @@ def unusable(path: Path, error: Exception) -> CheckpointError:
 
 def with_pixels(graph: ov.Model, view: Preprocessing) -> ov.Model:
     """A graph that takes uint8 (N, crop, crop, 3) and normalises by itself."""
+    from openvino.preprocess import PrePostProcessor
+
     steps = PrePostProcessor(graph)
     steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     steps.input().model().set_layout(ov.Layout("NCHW"))

@@ -25,7 +25,7 @@ from resnest_cli import __version__, bundled, checkpoints
 from resnest_cli.card import METADATA_KEY, ModelCard
 from resnest_cli.errors import CheckpointError
 from resnest_cli.fetch import Progress
-from resnest_cli.files import into_place
+from resnest_cli.files import into_place, is_graph
 from resnest_cli.model.archive import read_archive
 from resnest_cli.model.resnest import ResNeSt, initialise
 from resnest_cli.model.shapes import State, adapt_input, explain_mismatch, identify, mismatches
@@ -179,7 +179,7 @@ def read_state(path: Path) -> tuple[State, ModelCard | None]:
 
 
 def _read(path: Path, head: bytes) -> tuple[Mapping[str, Any], ModelCard | None]:
-    if checkpoints.is_graph(path):
+    if is_graph(path):
         raise CheckpointError(
             f"'{path}' holds a graph, which can only be run; its weights are needed here\n"
             "give the checkpoint that it was exported from"
