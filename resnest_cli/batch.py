@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 T = TypeVar("T")
-WORKING = ("engine", "decode")  # what the names of threads here begin with
+WORKING = ("engine", "decode", "loading")  # what the names of threads here begin with
 Prepare = Callable[[Source], "Pixels"]
 Prepared = tuple[Source, "Pixels | ImageError"]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,7 @@ class OpenVINOEngine:
         self._core = ov.Core()
         self._one: Any = None  # compiled for one picture at a time
         self._queue: Any = None  # for many
+        self._lock = Lock()
         self.batch_size = 16
 
     @classmethod
@@ -64,12 +67,15 @@ class OpenVINOEngine:
             found = entry.read() or _compile(core, entry, options)
         else:
             found = _converted(core, options)
-        return cls(*found, weights, options.precision)
+        engine = cls(*found, weights, options.precision)
+        if options.answer_first:  # few pictures, perhaps one: load while the first is decoded
+            Thread(target=engine._load_early, name="loading", daemon=True).start()
+        return engine
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pictures (N, crop, crop, 3), 0 to 255, to logits (N, classes)."""
         if len(pixels) == 1:
-            self._one = self._one or self._compiled("LATENCY")
+            self._load_one()
             return np.array(self._one(pixels)[0], np.float32)
         if self._queue is None:
             self._queue = ov.AsyncInferQueue(self._compiled("THROUGHPUT"))
@@ -83,6 +89,15 @@ class OpenVINOEngine:
             self._queue.start_async({0: pixels[index : index + 1]}, index)
         self._queue.wait_all()
         return logits
+
+    def _load_one(self) -> None:
+        """Load the network for one picture at a time, unless that is done."""
+        with self._lock:
+            self._one = self._one or self._compiled("LATENCY")
+
+    def _load_early(self) -> None:
+        with suppress(EngineError):  # whoever needs it will be told
+            self._load_one()
 
     def _compiled(self, hint: str) -> ov.CompiledModel:
         settings = _settings(self.precision) | {"PERFORMANCE_HINT": hint}

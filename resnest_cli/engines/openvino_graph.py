@@ -22,25 +22,23 @@ def read_graph(path: Path) -> tuple[ov.Model, ModelCard]:
     """
     try:
         graph = ov.Core().read_model(path)
+        place = next((place for place in _PLACES if graph.has_rt_info(place)), None)
+        text = graph.get_rt_info(place).astype(str) if place else None
+        found = [[port.partial_shape for port in ports] for ports in (graph.inputs, graph.outputs)]
     except (RuntimeError, ValueError) as error:  # ValueError: bytes in a message that are no text
         raise unusable(path, error) from error
-    place = next((place for place in _PLACES if graph.has_rt_info(place)), None)
-    if place is None:
+    if text is None:
         raise CheckpointError(
             f"'{path}' does not say how pictures are brought to it and what its outputs mean\n"
             "use a file that 'resnest export' wrote"
         )
     try:
-        card = ModelCard.from_json(graph.get_rt_info(place).astype(str))
+        card = ModelCard.from_json(text)
     except ValueError as error:
         raise CheckpointError(f"the card in '{path}' cannot be used: {error}") from error
     view = card.preprocessing
     wanted = ([-1, card.in_channels, view.crop, view.crop], [-1, card.num_classes])
-    found = ([*graph.inputs], [*graph.outputs])
-    if not all(
-        len(ports) == 1 and ports[0].partial_shape == ov.PartialShape(shape)
-        for ports, shape in zip(found, wanted, strict=True)
-    ):
+    if found != [[ov.PartialShape(shape)] for shape in wanted]:
         raise CheckpointError(f"the graph in '{path}' has other inputs or outputs than its card")
     return graph, card
 
