@@ -47,7 +47,7 @@ def test_logits_equal_the_peers(variant):
     x = torch.from_numpy(variant.preprocessing(picture()))[None]
     with torch.inference_mode():
         logits = ours(x)
-        assert logits.std() > 0.5  # a network that says something
+        assert logits.std() > 0.3  # a network that says something
         for name, peer in found.items():
             peer.load_state_dict(state)
             reference = peer.eval()(x)
