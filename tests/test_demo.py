@@ -39,7 +39,7 @@ def test_photographs():
     truths = dict(csv.reader((DEMO / "photographs.csv").read_text().splitlines()[1:]))
     results = list(Classifier("demo").stream(folder / name for name in truths))
     right = [r.top1.label == truth for r, truth in zip(results, truths.values(), strict=True)]
-    assert sum(right) / len(right) >= 0.5  # docs/demo.md says how far that is
+    assert sum(right) / len(right) >= 0.55  # docs/demo.md says how far that is
 
 
 def test_pictures_of_the_kind_it_learned():

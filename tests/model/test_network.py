@@ -16,7 +16,7 @@ from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.shapes import infer_architecture
 from resnest_cli.model.split_attention import SplitAttention
 from resnest_cli.variants import VARIANTS, Variant, get_variant
-from tests.conftest import DATA, drawn, lively
+from tests.conftest import DATA, ROOT, drawn, lively
 
 ids = [v.name for v in VARIANTS]
 
@@ -33,7 +33,7 @@ def peers(variant: Variant) -> dict[str, nn.Module]:
 
 def picture() -> Image.Image:
     path = DATA / "photos" / "dog.jpg"
-    return Image.open(path).convert("RGB") if path.is_file() else drawn(500, 375)
+    return Image.open(path if path.is_file() else ROOT / "examples" / "boat.jpg").convert("RGB")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -47,7 +47,7 @@ def test_logits_equal_the_peers(variant):
     x = torch.from_numpy(variant.preprocessing(picture()))[None]
     with torch.inference_mode():
         logits = ours(x)
-        assert logits.std() > 0.3  # a network that says something
+        assert logits.std() > 0.5  # a network that says something
         for name, peer in found.items():
             peer.load_state_dict(state)
             reference = peer.eval()(x)
