@@ -32,7 +32,7 @@ def batches(
     """Sources in their order, each with its pixels or the reason why there are none.
 
     A batch holds at most `batch_size` pictures, and failures besides. While the caller works on
-    one batch, the pictures of the next are decoded; no more than that is held.
+    one batch, the pictures of the next are decoded, and no more than those.
     """
     batch: list[Prepared] = []
     pictures = 0
