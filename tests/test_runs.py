@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RESNEST, in_terminal, lines
+from tests.conftest import RESNEST, in_terminal, lines, peak
 
 
 def test_quiet_and_verbose(predict, pictures):
@@ -187,26 +187,13 @@ def test_names_too_long_for_the_system(run, predict):
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(legacy_checkpoint, many, tmp_path):
-    """Peaks of whole processes, in the kernel's own accounting."""
     peaks = []
     for count in (20, 300):
         folder = tmp_path / f"links{count}"
         folder.mkdir()
         for number in range(count):
             os.symlink(many / f"{number % 30:03}.jpg", folder / f"{number:04}.jpg")
-        command = [
-            *RESNEST,
-            "predict",
-            "--weights",
-            legacy_checkpoint,
-            folder,
-            "-o",
-            f"{folder}.jsonl",
-        ]
-        process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
-        _, code, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(code)
-        assert process.returncode == 3
-        peaks.append(usage.ru_maxrss)
+        output = f"{folder}.jsonl"
+        peaks.append(peak("predict", "-m", "demo", folder, "-q", "-o", output))
         shutil.rmtree(folder)
     assert peaks[1] <= 1.15 * peaks[0]
