@@ -15,6 +15,7 @@ from resnest_cli.errors import DownloadError, ImageError
 
 if TYPE_CHECKING:
     import requests
+    from requests.adapters import HTTPAdapter
 
 log = logging.getLogger(__name__)
 
@@ -155,11 +156,13 @@ def get_picture(url: str, *, allow_private: bool = False) -> bytes:
     import requests
     import urllib3
 
-    deadline = time.monotonic() + PICTURE_SECONDS
+    from resnest_cli.guarded import Guarded, PublicOnly, deadline
+
     content = bytearray()
     try:
         with (
-            _session(public_only=not allow_private) as session,
+            deadline(PICTURE_SECONDS),
+            _session(Guarded() if allow_private else PublicOnly()) as session,
             session.get(url, stream=True, timeout=TIMEOUT, verify=_trust()) as response,
         ):
             if not response.ok:
@@ -168,8 +171,6 @@ def get_picture(url: str, *, allow_private: bool = False) -> bytes:
                 content += chunk
                 if len(content) > PICTURE_BYTES:
                     raise ImageError(f"larger than {PICTURE_BYTES // 2**20} MiB")
-                if time.monotonic() > deadline:
-                    raise ImageError(f"not there after {PICTURE_SECONDS:.0f} s")
     except _Unavailable as reason:
         raise ImageError(str(reason)) from reason
     except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
@@ -196,7 +197,7 @@ def _wait(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def _session(*, public_only: bool = False) -> requests.Session:
+def _session(adapter: HTTPAdapter | None = None) -> requests.Session:
     import requests
 
     from resnest_cli import __version__
@@ -205,11 +206,9 @@ def _session(*, public_only: bool = False) -> requests.Session:
     session.max_redirects = MAX_REDIRECTS
     session.headers["User-Agent"] = f"resnest-cli/{__version__}"
     session.headers["Accept-Encoding"] = "identity"
-    if public_only:
-        from resnest_cli.guarded import PublicOnly
-
+    if adapter:
         for scheme in ("http://", "https://"):
-            session.mount(scheme, PublicOnly())
+            session.mount(scheme, adapter)
     return session
 
 

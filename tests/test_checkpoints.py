@@ -224,21 +224,34 @@ def test_a_killed_downloader_leaves_no_file(tmp_path, signal_after):
     assert server.requests[1][1].startswith("bytes=")
 
 
-def drip(handler):
-    """A byte now and then, for ever."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000000")
-    handler.end_headers()
-    with contextlib.suppress(OSError):
-        while True:
-            handler.wfile.write(b"x")
-            time.sleep(0.02)
+def drip(*head):
+    """Lines of an answer, and ever more bytes, one at a time."""
+
+    def behave(handler):
+        handler.wfile.write("".join(f"{line}\r\n" for line in head).encode())
+        with contextlib.suppress(OSError):
+            while True:
+                handler.wfile.write(b"x")
+                time.sleep(0.02)
+
+    return behave
 
 
-def test_a_picture_that_drips_in_is_given_up(monkeypatch):
+DRIPS = {
+    "body": drip("HTTP/1.1 200 OK", "Content-Length: 1000000", ""),
+    "body of unknown length": drip("HTTP/1.1 200 OK", "Connection: close", ""),
+    "headers": drip("HTTP/1.1 200 OK"),
+    "first line": drip(),
+}
+
+
+@pytest.mark.parametrize("behaviour", DRIPS.values(), ids=DRIPS)
+def test_a_picture_that_drips_in_is_given_up(behaviour, monkeypatch):
     monkeypatch.setattr(fetch, "PICTURE_SECONDS", 0.3)
-    with serving(drip) as server, pytest.raises(ImageError, match="not there after"):
+    start = time.monotonic()
+    with serving(behaviour) as server, pytest.raises(ImageError, match=r"not there after 0\.3 s"):
         fetch.get_picture(server.url, allow_private=True)
+    assert time.monotonic() - start < 5
 
 
 def test_pictures_are_limited_in_size(monkeypatch):
