@@ -18,8 +18,9 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["PIL", "resnest_cli"]):
+    from resnest_cli.decoding import Decoding
     from resnest_cli.errors import ImageError
-    from resnest_cli.images import Decoding, decode
+    from resnest_cli.images import decode
     from resnest_cli.preprocess import Preprocessing
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -205,7 +205,7 @@ def find_unreadable(
     paths: Sequence[str], *, workers: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, str]:
     """Which pictures cannot be decoded, each with the reason in one line."""
-    from resnest_cli.images import Decoding
+    from resnest_cli.decoding import Decoding
     from resnest_cli.sources import as_source
 
     def reason(path: str) -> str | None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import logging
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from resnest_cli.decoding import USUAL, Decoding
 from resnest_cli.errors import ImageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit; a gigabyte and a half while it is decoded
 _USUAL = ("JPEG", "PNG", "GIF", "BMP", "PPM")  # that Pillow has at hand
 # further ones that are only data; others have Ghostscript or Windows run what is in the file, or
 # open whatever they find in an envelope
@@ -32,21 +32,7 @@ _RARE = (
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How a stored picture is read."""
-
-    exif: bool = True  # turn it the way up that its EXIF orientation says
-    # RGB, painted where it is transparent; None drops the transparency, so that the colours below
-    # it show, as in the reference implementations
-    background: tuple[int, int, int] | None = None
-    max_pixels: int = MAX_PIXELS  # of more than that none is decoded
-    # JPEG: decode at 1/2, 1/4 or 1/8 where the short side still has twice that many pixels
-    shrink_to: int | None = None
-    allow_private: bool = False  # read URLs on this machine and on private networks
-
-
-def decode(content: Path | bytes, decoding: Decoding = Decoding()) -> Image.Image:
+def decode(content: Path | bytes, decoding: Decoding = USUAL) -> Image.Image:
     """The first frame of a stored picture in mode RGB.
 
     Raises:
@@ -55,20 +41,22 @@ def decode(content: Path | bytes, decoding: Decoding = Decoding()) -> Image.Imag
     with image_errors():
         if (content.stat().st_size if isinstance(content, Path) else len(content)) == 0:
             raise ImageError("the file is empty")
-        with _opened(content) as image:
-            _check_size(image, decoding.max_pixels)
+        with _opened(content, decoding.max_pixels) as image:
+            _check_pixels(image.size, decoding.max_pixels)
             if decoding.shrink_to and image.format in ("JPEG", "MPO"):
                 _shrink(image, 2 * decoding.shrink_to)
             return to_rgb(image, decoding)
 
 
-def _opened(content: Path | bytes) -> Image.Image:
-    """A picture of any format that is only data."""
+def _opened(content: Path | bytes, most: int) -> Image.Image:
+    """A picture of any format that is only data; an icon only of up to so many pixels."""
     file = content if isinstance(content, Path) else io.BytesIO(content)
     try:
         return Image.open(file, formats=_USUAL)
     except UnidentifiedImageError:
         Image.init()  # loads every reader, which takes a while
+    with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as start:
+        _check_icon(start, most)
     if isinstance(file, io.BytesIO):
         file.seek(0)
     try:
@@ -94,7 +82,7 @@ def image_errors() -> Iterator[None]:
         raise ImageError(_one_line(f"damaged picture: {error or type(error).__name__}")) from error
 
 
-def to_rgb(image: Image.Image, decoding: Decoding = Decoding()) -> Image.Image:
+def to_rgb(image: Image.Image, decoding: Decoding = USUAL) -> Image.Image:
     """A picture of any mode in mode RGB, upright, 8 bits a channel."""
     if 0 in image.size:
         raise ImageError("the picture has no pixels")
@@ -130,12 +118,33 @@ def allow_pixels(count: int) -> None:
         Image.MAX_IMAGE_PIXELS = count // 2 + 1  # it refuses what is twice that
 
 
-def _check_size(image: Image.Image, most: int) -> None:
-    width, height = image.size
+def _check_pixels(size: tuple[int, int], most: int) -> None:
+    width, height = size
     if width * height > most:
         raise ImageError(
             f"too many pixels: {width:,} x {height:,} are more than {most:,} (--max-pixels)"
         )
+
+
+def _check_icon(file: IO[bytes], most: int) -> None:
+    """Look at the true sizes of an icon's pictures, which Pillow decodes when it opens one.
+
+    Each is a PNG or a BMP, whatever the icon says of it.
+    """
+    if file.read(4) != b"\0\0\1\0":
+        return
+    count = int.from_bytes(file.read(2), "little")
+    entries = file.read(16 * count)
+    for at in range(0, len(entries) - 15, 16):
+        file.seek(struct.unpack_from("<I", entries, at + 12)[0])
+        head = file.read(24)
+        if len(head) < 24:
+            continue
+        if head.startswith(b"\x89PNG"):
+            _check_pixels(struct.unpack_from(">II", head, 16), most)
+        else:  # a mask has the other half of the height
+            width, height = struct.unpack_from("<ii", head, 4)
+            _check_pixels((abs(width), abs(height) // 2), most)
 
 
 def _shrink(image: Image.Image, short: int) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from resnest_cli.images import Decoding
+    from resnest_cli.decoding import Decoding
 
     ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 

@@ -1,14 +1,16 @@
 """Pictures of every kind, made here, read back."""
 
 import io
+import struct
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from resnest_cli.decoding import Decoding
 from resnest_cli.errors import ImageError
-from resnest_cli.images import Decoding, allow_pixels, decode, from_array
+from resnest_cli.images import allow_pixels, decode, from_array
 from tests.conftest import drawn
 
 
@@ -149,6 +151,18 @@ def test_broken_pictures_give_one_line(kind):
     with pytest.raises(ImageError, match=reason) as caught:
         decode(content)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("inside", ["PNG", "BMP"])
+def test_an_icon_is_as_large_as_what_is_in_it(inside):
+    """Its directory's sizes are a byte each, and may be anything."""
+    content = stored(Image.new("RGB", (2000, 1000)), inside)
+    if inside == "BMP":  # without the file's header, and with room for a mask in the height
+        content = content[14:22] + struct.pack("<i", 2000) + content[26:]
+    directory = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 24, len(content), 22)
+    with pytest.raises(ImageError, match="2,000 x 1,000 are more than 100,000"):
+        decode(directory + content, Decoding(max_pixels=100_000))
+    assert decode(stored(RGB.resize((32, 32)), "ICO")).size == (32, 32)
 
 
 def test_any_cut_of_a_picture_is_a_picture_or_an_image_error():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnest_cli.decoding import Decoding
 from resnest_cli.errors import ImageError, UsageError
-from resnest_cli.images import Decoding
 from resnest_cli.sources import as_source, expand, read_list
 from tests.conftest import drawn
 

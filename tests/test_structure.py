@@ -41,7 +41,7 @@ LAYERS = [
     ["fetch", "cache"],
     ["variants", "labels"],
     ["preprocess", "results"],
-    ["resample", "files", "guarded"],
+    ["resample", "files", "guarded", "decoding"],
     ["errors"],
 ]
 

@@ -14,6 +14,7 @@ import typer
 from resnest_cli import charts, folders
 from resnest_cli.bundled import DEMO
 from resnest_cli.commands import options
+from resnest_cli.decoding import MAX_PIXELS
 from resnest_cli.errors import DatasetError, ImageError, OutputError, UsageError
 from resnest_cli.terminal import (
     SUMMARY,
@@ -59,6 +60,7 @@ def evaluate(
     labels: options.LabelsFile = None,
     preprocess: options.Preprocess = "default",
     no_exif: options.NoExif = False,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     skip_unknown: Annotated[
         bool, typer.Option("--skip-unknown", help="Leave out classes that the network lacks.")
     ] = False,
@@ -137,6 +139,7 @@ def evaluate(
             preprocess=preprocess,
             # published figures are for pictures as they are stored
             exif=not no_exif and (weights is not None or name == DEMO),
+            max_pixels=max_pixels,
             device=device,
             engine=engine,
             precision=precision,

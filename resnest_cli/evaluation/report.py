@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli import charts
+from resnest_cli.decoding import Decoding
 from resnest_cli.evaluation.metrics import Metrics, Share, log_softmax, ranks_of
 from resnest_cli.files import into_place
-from resnest_cli.images import Decoding
 from resnest_cli.labels import Labels
 from resnest_cli.sources import as_source
 from resnest_cli.variants import VARIANTS
