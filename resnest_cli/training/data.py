@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from resnest_cli.decoding import Decoding
 from resnest_cli.errors import DatasetError, ImageError
 from resnest_cli.folders import LabelledPictures
-from resnest_cli.images import Decoding
 from resnest_cli.sources import as_source
+from resnest_cli.training.augment import View
 from resnest_cli.writers import printable
 
 _TRIES = 10  # pictures that may have gone bad in a row since they were checked
+_SMALL = 64 * 64  # pixels of a picture that is kept once it is decoded ...
+_KEPT = 2**26  # ... and of all those, at four bytes each, in each process that decodes
 
 
 class Batch(NamedTuple):
@@ -35,29 +39,45 @@ class Batch(NamedTuple):
     lost: list[str]  # pictures for which a neighbour stands in
 
 
-class Pictures(Dataset[tuple[Tensor, int, str | None]]):
-    """Decoded and transformed pictures; asked for by (place in the epoch's order, index)."""
+Sample = tuple["NDArray[np.uint8]", int, "str | None"]  # pixels, class, what could not be read
 
-    def __init__(
-        self, pictures: LabelledPictures, view: Callable[[Image.Image], Tensor], seed: int
-    ) -> None:
+
+class Pictures(Dataset[Sample]):
+    """Decoded and transformed pictures; asked for by (place in the epoch's order, index).
+
+    Small ones are kept once they are decoded, which takes longer than all that follows.
+    """
+
+    def __init__(self, pictures: LabelledPictures, view: View, seed: int) -> None:
         self.pictures = pictures
         self.view = view
         self.seed = seed
+        self._kept: dict[int, Image.Image] = {}
+        self._room = _KEPT
 
-    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int, str | None]:
+    def __getitem__(self, drawn: tuple[int, int]) -> Sample:
         place, index = drawn
         torch.default_generator.manual_seed(_mixed(self.seed, place))  # the CPU only: it is quicker
         lost = None
         for following in range(_TRIES):
             at = (index + following) % len(self.pictures.paths)
             try:
-                image = as_source(self.pictures.paths[at]).load(Decoding())
+                image = self._decoded(at)
             except ImageError as error:
                 lost = lost or f"'{printable(self.pictures.paths[at])}': {error}"
                 continue  # it went bad since it was checked: its neighbour stands in
             return self.view(image), self.pictures.targets[at], lost
         raise DatasetError(f"{_TRIES} pictures in a row cannot be read, the first {lost}")
+
+    def _decoded(self, at: int) -> Image.Image:
+        if at in self._kept:
+            return self._kept[at]
+        image = as_source(self.pictures.paths[at]).load(Decoding())
+        pixels = image.width * image.height
+        if pixels <= min(_SMALL, self._room):
+            self._room -= pixels
+            self._kept[at] = image
+        return image
 
 
 class Order:
@@ -113,9 +133,9 @@ def validation_batches(
     )
 
 
-def _collate(samples: list[tuple[Tensor, int, str | None]]) -> Batch:
+def _collate(samples: list[Sample]) -> Batch:
     pixels, targets, lost = zip(*samples, strict=True)
-    lasting = torch.stack([p.permute(1, 2, 0) for p in pixels]).permute(0, 3, 1, 2)
+    lasting = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # channels last in memory
     return Batch(lasting, torch.tensor(targets), [name for name in lost if name])
 
 
