@@ -3,8 +3,8 @@
     python benchmarks/compare.py CHECKPOINT FOLDER [--runs 3] [--pictures 1000] [--only cold ...]
 
 CHECKPOINT is a resnest50 state dict; FOLDER holds pictures, which are linked to as often as it
-takes. Printed are medians of seconds, of peak memory, and of the ratios pair by pair. timm must be
-installed, and openvino for what is said of it.
+takes. Printed are medians of seconds, of peak memory, and of the ratios round by round. timm and
+openvino must be installed.
 """
 
 from __future__ import annotations
@@ -103,22 +103,21 @@ class Bench:
         os.environ["RESNEST_HOME"] = str(self.work / "home")
         shutil.rmtree(self.work / "home", ignore_errors=True)
 
-    def pair(self, title: str, ours: list[str], theirs: list[str], pictures: int = 1) -> None:
-        """Run two commands in turn; the first round is not counted."""
-        costs = [(Cost.of(ours), Cost.of(theirs)) for _ in range(self.runs + 1)][1:]
-        ratio = statistics.median(a.seconds / b.seconds for a, b in costs)
-        memory = statistics.median(a.megabytes / b.megabytes for a, b in costs)
-        said = []
-        for name, column in zip(("ours", "timm"), zip(*costs, strict=True), strict=True):
-            seconds = statistics.median(cost.seconds for cost in column)
-            size = statistics.median(cost.megabytes for cost in column)
+    def in_turn(self, title: str, commands: dict[str, list[str]], pictures: int = 1) -> None:
+        """Run commands in turn; each but timm's is compared with timm's of its round."""
+        rounds = [{who: Cost.of(c) for who, c in commands.items()} for _ in range(self.runs)]
+        for who in commands:
+            costs = [costs[who] for costs in rounds]
+            seconds = statistics.median(cost.seconds for cost in costs)
+            size = statistics.median(cost.megabytes for cost in costs)
             rate = f", {pictures / seconds:.1f} pictures/s" if pictures > 1 else ""
-            said.append(f"{name} {seconds:.2f} s, {size:.0f} MB{rate}")
-        print(
-            f"{title}: {'; '.join(said)}; time ratio {ratio:.3f} (x{1 / ratio:.2f}), memory "
-            f"ratio {memory:.2f}",
-            flush=True,
-        )
+            said = [f"{title}, {who}: {seconds:.2f} s{rate}, {size:.0f} MB"]
+            for timm in (name for name in commands if name.startswith("timm") and name != who):
+                pairs = [(costs[who], costs[timm]) for costs in rounds]
+                ratio = statistics.median(a.seconds / b.seconds for a, b in pairs)
+                memory = statistics.median(a.megabytes / b.megabytes for a, b in pairs)
+                said.append(f"to {timm} {ratio:.3f} (x{1 / ratio:.2f}), memory {memory:.2f}")
+            print("; ".join(said), flush=True)
 
 
 def cold(b: Bench) -> None:
@@ -126,32 +125,34 @@ def cold(b: Bench) -> None:
     b.fresh_home()
     one = str(b.pictures[0])
     ours = b.predict(one)
+    timm = [*PYTHON, "-c", SNIPPET, b.checkpoint, one]
     Cost.of(ours)  # answers with torch, and compiles
-    b.pair("one picture, auto", ours, [*PYTHON, "-c", SNIPPET, b.checkpoint, one])
+    Cost.of(timm)  # reads the files that are read again
+    b.in_turn("one picture", {"ours": ours, "timm": timm})
 
 
 def folder(b: Bench) -> None:
     """A folder on each engine and precision against timm's loop."""
     b.fresh_home()
     files, out = b.folder(b.count), str(b.work / "timm.csv")
-    for engine, mine, theirs in (
-        ("openvino", "fp32", "fp32"),
-        ("openvino", "bf16", "fp32"),
-        ("torch", "fp32", "fp32"),
-        ("torch", "bf16", "bf16"),
-    ):
-        ours = b.predict(files, "--engine", engine, "--precision", mine, "-q")
-        timm = [*PYTHON, "-c", LOOP, b.checkpoint, files, theirs, out]
-        b.pair(f"folder of {b.count:,}, {engine} {mine}, timm {theirs}", ours, timm, b.count)
+    commands = {}
+    for engine in ("openvino", "torch"):
+        for precision in ("fp32", "bf16"):
+            options = ("--engine", engine, "--precision", precision, "-q")
+            Cost.of(b.predict(b.folder(32), *options))  # compiles
+            commands[f"{engine} {precision}"] = b.predict(files, *options)
+    for precision in ("fp32", "bf16"):
+        loop = [*PYTHON, "-c", LOOP, b.checkpoint, files, precision, out]
+        commands[f"timm {precision}"] = loop
+    b.in_turn(f"folder of {b.count:,}", commands, b.count)
 
 
 def memory(b: Bench) -> None:
-    """Peak memory of many pictures and of few."""
-    b.fresh_home()
+    """Peak memory of many pictures and of few, with a small network, beside which it would show."""
     peaks = []
     for count in (500, 20_000):
-        options = ("--precision", "bf16", "--engine", "openvino", "-q")
-        cost = Cost.of(b.predict(b.folder(count), *options))
+        command = [*PYTHON, "-m", "resnest_cli", "predict", "-m", "demo", "-f", "csv", "-q"]
+        cost = Cost.of([*command, b.folder(count)])
         peaks.append(cost.megabytes)
         print(f"{count:,} pictures: peak {cost.megabytes:.0f} MB, {cost.seconds:.0f} s", flush=True)
     print(f"memory ratio {peaks[1] / peaks[0]:.3f}", flush=True)

@@ -23,7 +23,8 @@ def commands() -> str:
         "# Commands\n",
         "Generated from the program by `python docs/generate.py`; the same as `--help` says.\n",
     ]
-    for name, command in cli.COMMANDS.items():
+    for name in cli.COMMANDS:
+        command = cli.command(name)
         words, examples = _split(inspect.getdoc(command) or "")
         parameters = list(_parameters(command))
         parts += [f"## resnest {name}\n", f"{words}\n"]

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 T = TypeVar("T")
-WORKING = ("engine", "decode", "loading")  # what the names of threads here begin with
 Prepare = Callable[[Source], "Pixels"]
 Prepared = tuple[Source, "Pixels | ImageError"]
 
@@ -71,7 +70,7 @@ def in_background(items: Iterable[T]) -> Iterator[T]:
         except BaseException as error:  # it is raised where it is waited for
             put(False, error)
 
-    Thread(target=make, name=WORKING[0], daemon=True).start()
+    Thread(target=make, name="engine", daemon=True).start()
     try:
         while True:
             good, item = made.get()
@@ -89,7 +88,7 @@ def _ahead(
     sources: Iterable[Source], prepare: Prepare, *, workers: int, ahead: int
 ) -> Iterator[Prepared]:
     pending: deque[tuple[Source, Future[Pixels]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix=WORKING[1])
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     remaining = iter(sources)
     try:
         for source in islice(remaining, ahead):

@@ -13,10 +13,10 @@ import numpy as np
 
 from resnest_cli import cache
 from resnest_cli.batch import Prepared, batches, in_background
+from resnest_cli.decoding import MAX_PIXELS, Decoding
 from resnest_cli.engines.base import EngineOptions, chooses_openvino, open_engine
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.files import is_graph
-from resnest_cli.images import MAX_PIXELS, Decoding, allow_pixels, image_errors
 from resnest_cli.labels import numbered, read_labels
 from resnest_cli.results import Prediction, Result
 from resnest_cli.sources import Source, as_source, is_url
@@ -126,6 +126,8 @@ class Classifier:
             self.preprocessing.resize if fast_jpeg else None,
             allow_private,
         )
+        from resnest_cli.images import allow_pixels  # here, while the network is being loaded
+
         allow_pixels(max_pixels)
         self.threshold = threshold
         self.offline = offline or cache.offline()
@@ -211,6 +213,8 @@ class Classifier:
             return self.engine.run(np.stack(filled))[: len(pixels)]
 
     def _prepare(self, source: Source) -> NDArray[np.uint8]:
+        from resnest_cli.images import image_errors
+
         if self.offline and isinstance(source.content, str) and is_url(source.content):
             raise ImageError("the network is off (--offline or $RESNEST_OFFLINE)")
         with image_errors():

@@ -1,53 +1,68 @@
-"""The `resnest` command: registers the commands, and is the one place where errors end."""
+"""The `resnest` command: knows the commands, and is the one place where errors end."""
 
 from __future__ import annotations
 
-import difflib
+import atexit
 import io
 import logging
 import os
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from resnest_cli import __version__
-from resnest_cli.batch import WORKING
-from resnest_cli.commands.bench import bench
-from resnest_cli.commands.doctor import doctor
-from resnest_cli.commands.download import download
-from resnest_cli.commands.evaluate import evaluate
-from resnest_cli.commands.export import export
-from resnest_cli.commands.list_models import list_models
-from resnest_cli.commands.predict import predict
-from resnest_cli.commands.train import train
 from resnest_cli.errors import ReaderGone, ResNeStError
-from resnest_cli.sources import is_url
+
+COMMANDS = {
+    "predict": "Name what pictures show.",
+    "list-models": "List the variants: size, cost, how they see pictures, published accuracy.",
+    "download": "Fetch and verify checkpoints, so that predict needs no network.",
+    "train": "Teach a network the classes of a folder.",
+    "evaluate": "Measure a network on labelled pictures.",
+    "export": "Write a network as a file for other programs.",
+    "bench": "Time networks on this machine.",
+    "doctor": "Show versions, devices, engines and the cache, and classify a picture.",
+}
+
+
+def command(name: str) -> Callable[..., int | None]:
+    """The function behind a command, its module imported for it."""
+    module = name.replace("-", "_")
+    function: Callable[..., int | None] = getattr(
+        import_module(f"resnest_cli.commands.{module}"), module
+    )
+    return function
+
+
+class _Commands(TyperGroup):
+    """Lists the commands without importing them; the one that is asked for is put in place."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, found, rest = super().resolve_command(ctx, args)
+        if name:
+            single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+            single.command(name)(command(name))
+            found = typer.main.get_command(single)
+        return name, found, rest
+
 
 app = typer.Typer(
     name="resnest",
+    cls=_Commands,
     rich_markup_mode="rich",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS: dict[str, Callable[..., int | None]] = {
-    "predict": predict,
-    "list-models": list_models,
-    "download": download,
-    "train": train,
-    "evaluate": evaluate,
-    "export": export,
-    "bench": bench,
-    "doctor": doctor,
-}
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+for _name, _words in COMMANDS.items():
+    app.command(_name, help=_words)(lambda: None)
 
 
 def _show_version(value: bool) -> None:
@@ -76,37 +91,41 @@ def _resnest(
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with its code."""
+    """Run the command line, and end the process with its exit code.
+
+    It ends at once: to take apart all that was imported takes longer than many an answer, and a
+    thread that waits for a slow picture would be waited for.
+    """
+    code = run()
+    if os.environ.get("RESNEST_DEBUG"):
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # reported already, or a reader that is gone
+            stream.flush()
+    os._exit(code)
+
+
+def run() -> int:
+    """Run the command line; the exit code."""
     _prepare_process()
     try:
-        code = app(standalone_mode=False) or 0
+        return app(standalone_mode=False) or 0
     except ReaderGone as error:
-        code = error.exit_code
+        return error.exit_code
     except ResNeStError as error:
-        code = _fail(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code)
     except typer.TyperException as error:
-        code = _wrong_command_line(error)
+        return _wrong_command_line(error)
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
+        return 130
     except OSError as error:
         where = f"'{error.filename}': " if error.filename else ""
-        code = _fail(f"{where}{error.strerror or error}", 1)
+        return _fail(f"{where}{error.strerror or error}", 1)
     except Exception as error:  # a bug, or a fault nobody thought of: no traceback for users
-        code = _fail(
+        return _fail(
             f"{type(error).__name__}: {error}\nthis is unexpected; RESNEST_DEBUG=1 shows where", 1
         )
-    _leave(code)
-
-
-def _leave(code: int) -> NoReturn:
-    try:
-        sys.stdout.flush()
-    except OSError:  # reported already, or a reader that is gone: nothing to say at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if any(thread.name.startswith(WORKING) for thread in threading.enumerate()):
-        sys.stderr.flush()
-        os._exit(code)  # a thread that waits for a slow picture would be waited for
-    sys.exit(code)
 
 
 def _prepare_process() -> None:
@@ -157,6 +176,10 @@ def _wrong_command_line(error: typer.TyperException) -> int:
 
 
 def _hint(arguments: list[str], path: str) -> str:
+    import difflib
+
+    from resnest_cli.sources import is_url
+
     first = arguments[0] if arguments else ""
     if first and first not in COMMANDS and not first.startswith("-"):
         if os.path.exists(first) or is_url(first):

@@ -30,6 +30,12 @@ RESNEST = [sys.executable, "-m", "resnest_cli"]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: at the end both processes have something to do."""
+    long = ("test_fuzz.py", "test_runs.py", "test_network.py", "test_export.py", "test_train.py")
+    items.sort(key=lambda item: item.path.name not in long)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder; and none of the user's settings."""
@@ -163,6 +169,24 @@ def many(tmp_path: Path) -> Path:
         if number % 10 == 4:
             path.write_bytes(path.read_bytes()[:3000])
     return folder
+
+
+PEAK = """
+import sys
+from resnest_cli.cli import run
+code = run()
+# resource's own figure begins with what the parent had when this process was made
+sys.stderr.write(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+sys.exit(code)
+"""
+
+
+def peak(*arguments: object) -> int:
+    """Peak memory of the command, KB."""
+    command = [sys.executable, "-c", PEAK, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 3), done.stderr
+    return int(done.stderr.splitlines()[-1])
 
 
 def in_terminal(command: list[Any]) -> tuple[int, str]:

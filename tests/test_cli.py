@@ -1,6 +1,7 @@
 """The command about itself, and its errors, in a process of its own."""
 
 import csv
+import inspect
 import io
 import json
 import os
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnest_cli import __version__
-from tests.conftest import RESNEST, in_terminal
+from resnest_cli import __version__, cli
+from tests.conftest import RESNEST, ROOT, in_terminal
 from tests.servers import content, serving
 
 HEAVY = ("torch", "numpy", "PIL", "torchvision", "requests")
@@ -25,15 +26,21 @@ HEAVY = ("torch", "numpy", "PIL", "torchvision", "requests")
 )
 def test_answers_about_itself_import_nothing_heavy(command):
     program = (
-        "import sys; from resnest_cli.cli import main\n"
+        "import sys; from resnest_cli.cli import run\n"
         f"sys.argv[1:] = {command}\n"
-        "try: main()\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert run() == 0\n"
         f"assert not (found := sorted({set(HEAVY)} & set(sys.modules))), found"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout
+
+
+def test_each_command_is_listed_with_its_own_first_words():
+    modules = {path.stem for path in (ROOT / "resnest_cli" / "commands").glob("*.py")}
+    assert {name.replace("-", "_") for name in cli.COMMANDS} < modules
+    for name, words in cli.COMMANDS.items():
+        assert inspect.getdoc(cli.command(name)).splitlines()[0] == words
 
 
 def test_the_package_alone_imports_nothing_heavy():

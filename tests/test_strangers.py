@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from resnest_cli import Classifier
-from resnest_cli.images import Decoding, decode
+from resnest_cli.decoding import Decoding
+from resnest_cli.images import decode
 from resnest_cli.sources import as_source
-from tests.conftest import RESNEST, ROOT, drawn, lines
+from tests.conftest import RESNEST, ROOT, drawn, lines, peak
 from tests.hostile import RGB, kinds, stored, write_all
 
 
@@ -86,29 +87,12 @@ def _as_shown(path: bytes) -> bytes:
     return path.decode("utf-8", "backslashreplace").encode()
 
 
-PEAK = """
-import sys
-from resnest_cli.cli import main
-try:
-    main()
-finally:
-    sys.stderr.write(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
-"""
-
-
-def peak(folder):
-    """Peak memory, KB, of a prediction of a folder."""
-    command = [sys.executable, "-c", PEAK, "predict", folder, "-m", "demo", "-q", "-f", "csv"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 3), done.stderr
-    return int(done.stderr.splitlines()[-1])
-
-
 def test_memory_is_that_of_clean_pictures(hostile, tmp_path):
     folder, outcomes = hostile
     for number in range(len(outcomes)):
         drawn(500, 375, seed=number % 8).save(tmp_path / f"{number}.jpg")
-    assert peak(folder) <= 1.3 * peak(tmp_path)
+    options = "-m", "demo", "-q", "-f", "csv"
+    assert peak("predict", folder, *options) <= 1.3 * peak("predict", tmp_path, *options)
 
 
 def test_a_file_that_vanishes_or_changes_meanwhile(tmp_path):

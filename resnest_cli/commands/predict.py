@@ -22,6 +22,7 @@ import typer
 
 from resnest_cli import __version__, sources
 from resnest_cli.commands import options
+from resnest_cli.decoding import MAX_PIXELS
 from resnest_cli.errors import ResNeStError, UsageError
 from resnest_cli.terminal import (
     SUMMARY,
@@ -121,7 +122,7 @@ def predict(
     threshold: options.Threshold = 0.0,
     no_exif: options.NoExif = False,
     background: options.Background = None,
-    max_pixels: options.MaxPixels = 178_956_970,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     fast_jpeg: options.FastJpeg = False,
     device: options.Device = "auto",
     engine: options.Engine = "auto",

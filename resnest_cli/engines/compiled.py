@@ -1,6 +1,6 @@
 """Networks that are compiled for this processor, kept in the cache folder.
 
-An entry is a graph and, written after it, a note with the graph's checksum and the network's card.
+An entry is a graph and, written after it, a note with the graph's digest and the network's card.
 Its name is a digest of everything that the graph depends on, so nothing in it can be out of date;
 what is damaged or half written is no entry.
 """
@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli import cache, checkpoints
+from resnest_cli import cache, checkpoints, digests
 from resnest_cli.card import ModelCard
 from resnest_cli.engines.base import EngineOptions
 from resnest_cli.engines.openvino_runtime import ov
@@ -26,7 +25,7 @@ from resnest_cli.files import into_place
 log = logging.getLogger(__name__)
 
 Graph = NDArray[np.uint8]  # (bytes)
-_FORMAT = 2  # of an entry
+_FORMAT = 3  # of an entry
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,10 @@ class Entry:
         """The graph, mapped, and the card; None where there is no entry, or no whole one."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
-            # copied where it is written to, which OpenVINO wants to be allowed and does not do
-            graph = np.memmap(self.graph, np.uint8, "c")
-            if zlib.crc32(graph.data) != note["graph_crc32"]:  # against damage; ours is the folder
+            if digests.of(self.graph) != note["graph_sha256"]:
                 raise ValueError("the graph is not the one that was written")
-            return graph, ModelCard.from_json(note["card"])
+            # copied where it is written to, which OpenVINO wants to be allowed and does not do
+            return np.memmap(self.graph, np.uint8, "c"), ModelCard.from_json(note["card"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -68,7 +66,7 @@ class Entry:
         with into_place(self.graph) as path:
             path.write_bytes(graph.data)
         note = {
-            "graph_crc32": zlib.crc32(graph.data),
+            "graph_sha256": hashlib.sha256(graph.data).hexdigest(),
             "weights_sha256": self.weights_sha256,
             "openvino": ov.get_version(),
             "card": card.to_json(),
