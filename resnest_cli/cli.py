@@ -51,7 +51,33 @@ class _Commands(TyperGroup):
             single = typer.Typer(add_completion=False, rich_markup_mode="rich")
             single.command(name)(command(name))
             found = typer.main.get_command(single)
+            for parameter in found.params:
+                if hasattr(parameter, "_runtime_param"):
+                    parameter._runtime_param = _AsItIs()
         return name, found, rest
+
+
+class _AsItIs:
+    """Takes a value that needs no conversion as it is, and leaves any other to Typer.
+
+    Typer converts with pydantic, and to import that takes a seventh of a picture's whole time.
+    """
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The value of a parameter, of the type that its function wants."""
+        wanted = param.type_descriptor
+        if value is None and param.nargs == 1 and not param.multiple:
+            return None
+        texts = value if isinstance(value, tuple | list) else (value,)
+        if all(isinstance(text, str) for text in texts):
+            if wanted.annotation in (str, list[str]) or value in (wanted.choices or ()):
+                return value
+            if wanted.annotation is Path:
+                return Path(value)
+        elif value == param.default:
+            return value
+        param._runtime_param = None
+        return param.get_runtime_param().coerce(value, param=param, ctx=ctx)
 
 
 app = typer.Typer(

@@ -43,6 +43,21 @@ def test_each_command_is_listed_with_its_own_first_words():
         assert inspect.getdoc(cli.command(name)).splitlines()[0] == words
 
 
+def test_a_usual_command_line_is_read_without_pydantic():
+    """Typer's own reading imports it, and that takes a seventh of a picture's whole time."""
+    program = (
+        "import sys; from resnest_cli.cli import run\n"
+        "assert run() == 1\n"  # as there is no such picture
+        "assert 'pydantic' not in sys.modules"
+    )
+    command = "predict none.jpg -m demo -f csv -o out.csv --device cpu --engine torch".split()
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command, "--weights", "none.pth"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_package_alone_imports_nothing_heavy():
     program = f"import resnest_cli, sys; assert not {set(HEAVY)} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
