@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -51,10 +51,18 @@ class _Commands(TyperGroup):
             single = typer.Typer(add_completion=False, rich_markup_mode="rich")
             single.command(name)(command(name))
             found = typer.main.get_command(single)
-            for parameter in found.params:
-                if hasattr(parameter, "_runtime_param"):
-                    parameter._runtime_param = _AsItIs()
+            _read_plainly(found.get_params(ctx))
         return name, found, rest
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        _read_plainly(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
+
+def _read_plainly(parameters: Iterable[Any]) -> None:
+    for parameter in parameters:
+        if hasattr(parameter, "_runtime_param"):
+            parameter._runtime_param = _AsItIs()
 
 
 class _AsItIs:

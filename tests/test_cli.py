@@ -47,10 +47,10 @@ def test_a_usual_command_line_is_read_without_pydantic():
     """Typer's own reading imports it, and that takes a seventh of a picture's whole time."""
     program = (
         "import sys; from resnest_cli.cli import run\n"
-        "assert run() == 1\n"  # as there is no such picture
+        "assert run() == 1\n"  # as there is no such checkpoint
         "assert 'pydantic' not in sys.modules"
     )
-    command = "predict none.jpg -m demo -f csv -o out.csv --device cpu --engine torch".split()
+    command = "predict none.jpg -m resnest50 -f csv -o out.csv --device cpu".split()
     done = subprocess.run(
         [sys.executable, "-c", program, *command, "--weights", "none.pth"],
         capture_output=True, text=True, check=False,
