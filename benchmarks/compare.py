@@ -149,9 +149,11 @@ def folder(b: Bench) -> None:
 
 def memory(b: Bench) -> None:
     """Peak memory of many pictures and of few, with a small network, beside which it would show."""
+    b.fresh_home()
     peaks = []
+    command = [*PYTHON, "-m", "resnest_cli", "predict", "-m", "demo", "-f", "csv", "-q"]
+    Cost.of([*command, "--engine", "openvino", b.folder(32)])  # compiles
     for count in (500, 20_000):
-        command = [*PYTHON, "-m", "resnest_cli", "predict", "-m", "demo", "-f", "csv", "-q"]
         cost = Cost.of([*command, b.folder(count)])
         peaks.append(cost.megabytes)
         print(f"{count:,} pictures: peak {cost.megabytes:.0f} MB, {cost.seconds:.0f} s", flush=True)

@@ -98,10 +98,13 @@ def main() -> None:
     for _ in range(a.runs):
         plain = bare(network(architecture, len(pictures.classes)), a.crop, recipe, a.steps)
         train, val = folders.split(pictures, 0.1, 0)
-        every = len(train) // ((a.steps + 8) * a.batch_size)
+        wanted = (a.steps + 8) * a.batch_size
+        every = len(train) // wanted
+        if not every:
+            raise SystemExit(f"{wanted:,} pictures to train on are needed, not {len(train):,}")
         trainer = Trainer(
             network(architecture, len(pictures.classes)),
-            train.select(range(0, every * (a.steps + 8) * a.batch_size, every)),
+            train.select(range(0, every * wanted, every)),
             val.select(range(0, len(val), 20)),
             recipe=recipe,
             preprocessing=view,

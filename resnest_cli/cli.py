@@ -61,7 +61,7 @@ class _Commands(TyperGroup):
 
 def _read_plainly(parameters: Iterable[Any]) -> None:
     for parameter in parameters:
-        if hasattr(parameter, "_runtime_param"):
+        if all(hasattr(parameter, name) for name in _AsItIs.NEEDED):
             parameter._runtime_param = _AsItIs()
 
 
@@ -70,6 +70,8 @@ class _AsItIs:
 
     Typer converts with pydantic, and to import that takes a seventh of a picture's whole time.
     """
+
+    NEEDED = "_runtime_param", "get_runtime_param", "type_descriptor"  # what Typer has for it
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         """The value of a parameter, of the type that its function wants."""
@@ -131,6 +133,8 @@ def main() -> NoReturn:
     thread that waits for a slow picture would be waited for.
     """
     code = run()
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is done
+        signal.signal(number, signal.SIG_IGN)
     if os.environ.get("RESNEST_DEBUG"):
         sys.exit(code)
     atexit._run_exitfuncs()
@@ -195,7 +199,8 @@ def _interrupt(*_: Any) -> NoReturn:
 def _fail(message: str, code: int) -> int:
     if os.environ.get("RESNEST_DEBUG") and sys.exc_info()[0]:
         raise
-    sys.stderr.write(f"error: {message}\n")
+    with suppress(OSError):  # as for 2> on a full disk; the code tells
+        sys.stderr.write(f"error: {message}\n")
     return code
 
 

@@ -161,7 +161,7 @@ def get_picture(url: str, *, allow_private: bool = False) -> bytes:
     content = bytearray()
     try:
         with (
-            deadline(PICTURE_SECONDS),
+            deadline(PICTURE_SECONDS) as check,
             _session(Guarded() if allow_private else PublicOnly()) as session,
             session.get(url, stream=True, timeout=TIMEOUT, verify=_trust()) as response,
         ):
@@ -169,6 +169,7 @@ def get_picture(url: str, *, allow_private: bool = False) -> bytes:
                 raise ImageError(f"the server answered {response.status_code} {response.reason}")
             for chunk in _chunks(response):
                 content += chunk
+                check()
                 if len(content) > PICTURE_BYTES:
                     raise ImageError(f"larger than {PICTURE_BYTES // 2**20} MiB")
     except _Unavailable as reason:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from threading import Event, Timer
+from queue import Empty, Queue
+from threading import Lock, Thread, Timer
 from typing import Any
 
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, ProxyManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import NameResolutionError
 from urllib3.util.connection import create_connection
@@ -30,25 +32,25 @@ _deadline: ContextVar[_Deadline | None] = ContextVar("_deadline", default=None)
 
 
 @contextmanager
-def deadline(seconds: float) -> Iterator[None]:
+def deadline(seconds: float) -> Iterator[Callable[[], None]]:
     """Cut the connections that this thread makes by a `Guarded` adapter when the time is up.
 
+    What it gives raises `ImageError` when called behind that time: for where nothing is cut.
+
     Raises:
-        ImageError: it was, whatever went wrong for that.
+        ImageError: the time was up, whatever went wrong for that.
     """
-    limit = _Deadline()
+    limit = _Deadline(seconds)
     token = _deadline.set(limit)
     timer = Timer(seconds, limit.cut)
     timer.daemon = True
-    timer.start()
-    late = ImageError(f"not there after {seconds:g} s")
     try:
-        yield
-        if limit.over.is_set():  # a body may have ended for that, and look whole
-            raise late
+        timer.start()
+        yield limit.check
+        limit.check()  # a body may have ended for that, and look whole
     except Exception as error:
-        if limit.over.is_set() and error is not late:
-            raise late from error
+        if limit.left() <= 0 and not isinstance(error, ImageError):
+            raise limit.late from error
         raise
     finally:
         timer.cancel()
@@ -59,24 +61,35 @@ def deadline(seconds: float) -> Iterator[None]:
 class _Deadline:
     """The connections made so far; they are second handles, good until they are closed here."""
 
-    def __init__(self) -> None:
-        self.over = Event()
+    def __init__(self, seconds: float) -> None:
+        self.late = ImageError(f"not there after {seconds:g} s")
+        self._end = time.monotonic() + seconds
         self._made: list[socket.socket] = []
+        self._lock = Lock()
+
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
+    def check(self) -> None:
+        if self.left() <= 0:
+            raise self.late
 
     def watch(self, made: socket.socket) -> None:
-        self._made.append(made.dup())
-        if self.over.is_set():
+        with self._lock:
+            self._made.append(made.dup())
+        if self.left() <= 0:
             self.cut()
 
     def cut(self) -> None:
-        self.over.set()
-        for made in list(self._made):
-            with suppress(OSError):  # it is closed already
-                made.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            for made in self._made:
+                with suppress(OSError):  # it is closed already
+                    made.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        for made in self._made:
-            made.close()
+        with self._lock:
+            while self._made:
+                self._made.pop().close()
 
 
 class Guarded(HTTPAdapter):
@@ -90,7 +103,8 @@ class Guarded(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         """The connections through a proxy, which the user has named and which may be private."""
         manager = super().proxy_manager_for(proxy, **options)
-        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        if isinstance(manager, ProxyManager):  # for SOCKS it has connections of its own
+            manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
         return manager
 
 
@@ -137,18 +151,8 @@ def _host(url: str) -> str | None:
     return host
 
 
-class _Watched:
-    """A connection that a deadline can cut."""
-
-    def _new_conn(self) -> socket.socket:
-        made: socket.socket = super()._new_conn()  # type: ignore[misc]
-        if limit := _deadline.get():
-            limit.watch(made)
-        return made
-
-
-class _Looking:
-    """A connection that checks all addresses of its host, and connects to one it has checked."""
+class _Guarded:
+    """A connection that a deadline can cut, and that is made before it."""
 
     host: str
     port: int
@@ -156,50 +160,82 @@ class _Looking:
     source_address: Any
     socket_options: Any
 
+    def check(self, address: str) -> None:
+        """Raise `ImageError` for an address that is not to be connected to."""
+
     def _new_conn(self) -> socket.socket:
-        try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        except (socket.gaierror, UnicodeError) as error:
-            reason = error if isinstance(error, socket.gaierror) else socket.gaierror(str(error))
-            raise NameResolutionError(self.host, self, reason) from error  # type: ignore[arg-type]
-        addresses = [str(entry[4][0]) for entry in found]
+        limit = _deadline.get()
+        addresses = self._addresses(limit)
         for address in addresses:
-            check_public(address)
-        return _first_that_answers(addresses, self)
+            self.check(address)
+        made = self._first_that_answers(addresses, limit)
+        if limit:
+            limit.watch(made)
+        return made
 
+    def _addresses(self, limit: _Deadline | None) -> list[str]:
+        """The host's addresses, all of them; looked up in a thread, as that has no time-out."""
+        found: Queue[list[Any] | Exception] = Queue(1)
 
-def _first_that_answers(addresses: list[str], connection: _Looking) -> socket.socket:
-    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+        def look() -> None:
+            try:
+                found.put(socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM))
+            except (OSError, UnicodeError) as error:
+                found.put(error)
 
-    reason: OSError = OSError("no address")
-    for address in addresses:
+        Thread(target=look, name="lookup", daemon=True).start()
         try:
-            return create_connection(
-                (address, connection.port),
-                connection.timeout,
-                source_address=connection.source_address,
-                socket_options=connection.socket_options,
-            )
-        except OSError as error:
-            reason = error
-    if isinstance(reason, TimeoutError):
-        raise ConnectTimeoutError(connection, "timed out") from reason
-    raise NewConnectionError(connection, str(reason)) from reason  # type: ignore[arg-type]
+            answer = found.get(timeout=max(limit.left(), 0) if limit else None)
+        except Empty:
+            assert limit
+            raise limit.late from None
+        if isinstance(answer, Exception):
+            known = isinstance(answer, socket.gaierror)
+            reason = answer if known else socket.gaierror(str(answer))
+            raise NameResolutionError(self.host, self, reason) from answer  # type: ignore[arg-type]
+        return [str(entry[4][0]) for entry in answer]
+
+    def _first_that_answers(self, addresses: list[str], limit: _Deadline | None) -> socket.socket:
+        from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+        reason: OSError = OSError("no address")
+        for address in addresses:
+            if limit:
+                limit.check()
+            try:
+                return create_connection(
+                    (address, self.port),
+                    min(self.timeout, max(limit.left(), 0.001)) if limit else self.timeout,
+                    source_address=self.source_address,
+                    socket_options=self.socket_options,
+                )
+            except OSError as error:
+                reason = error
+        if isinstance(reason, TimeoutError):
+            raise ConnectTimeoutError(self, "timed out") from reason
+        raise NewConnectionError(self, str(reason)) from reason  # type: ignore[arg-type]
 
 
-class _HTTP(_Watched, HTTPConnection):
+class _PublicOnly(_Guarded):
+    """A connection that checks all addresses of its host, and connects to one it has checked."""
+
+    def check(self, address: str) -> None:
+        check_public(address)
+
+
+class _HTTP(_Guarded, HTTPConnection):
     pass
 
 
-class _HTTPS(_Watched, HTTPSConnection):
+class _HTTPS(_Guarded, HTTPSConnection):
     pass
 
 
-class _PublicHTTP(_Watched, _Looking, HTTPConnection):
+class _PublicHTTP(_PublicOnly, HTTPConnection):
     pass
 
 
-class _PublicHTTPS(_Watched, _Looking, HTTPSConnection):
+class _PublicHTTPS(_PublicOnly, HTTPSConnection):
     pass
 
 

@@ -29,6 +29,7 @@ _RARE = (
     "MPO", "WEBP", "TIFF", "AVIF", "JPEG2000", "DIB", "TGA", "ICO", "PCX", "SGI", "PSD", "QOI",
     "HEIF",
 )  # fmt: skip
+_MOST_IN_ICON = 256  # pictures
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -131,20 +132,25 @@ def _check_icon(file: IO[bytes], most: int) -> None:
 
     Each is a PNG or a BMP, whatever the icon says of it.
     """
+    from PIL import BmpImagePlugin, PngImagePlugin
+
     if file.read(4) != b"\0\0\1\0":
         return
     count = int.from_bytes(file.read(2), "little")
+    if count > _MOST_IN_ICON:
+        raise ImageError(f"damaged picture: an icon of {count:,} pictures")
     entries = file.read(16 * count)
-    for at in range(0, len(entries) - 15, 16):
-        file.seek(struct.unpack_from("<I", entries, at + 12)[0])
-        head = file.read(24)
-        if len(head) < 24:
+    for (start,) in struct.iter_unpack("<12xI", entries[: len(entries) // 16 * 16]):
+        file.seek(start)
+        png = file.read(8) == b"\x89PNG\r\n\x1a\n"
+        file.seek(start)
+        try:
+            read = PngImagePlugin.PngImageFile if png else BmpImagePlugin.DibImageFile
+            width, height = read(file).size
+        except Exception as error:  # Pillow will meet it again, if it looks at this one at all
+            log.info("a picture in an icon could not be read: %s", error)
             continue
-        if head.startswith(b"\x89PNG"):
-            _check_pixels(struct.unpack_from(">II", head, 16), most)
-        else:  # a mask has the other half of the height
-            width, height = struct.unpack_from("<ii", head, 4)
-            _check_pixels((abs(width), abs(height) // 2), most)
+        _check_pixels((width, height if png else height // 2), most)  # half is for a mask
 
 
 def _shrink(image: Image.Image, short: int) -> None:

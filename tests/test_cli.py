@@ -166,6 +166,12 @@ def test_doctor(run, tmp_path):
     assert "boat.jpg is a ship" in done.stdout
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_errors_that_cannot_be_written_are_errors_all_the_same():
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([*RESNEST, "predikt"], stderr=full, check=False).returncode == 2
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_of_model_names(shell, tmp_path):
     environment = os.environ | {

@@ -1,6 +1,7 @@
 """URLs of strangers lead to public addresses only."""
 
 import socket
+import time
 
 import pytest
 
@@ -49,6 +50,38 @@ def test_a_name_is_looked_up_once_and_all_its_addresses_count(monkeypatch):
     with pytest.raises(ImageError, match=r"127\.0\.0\.1 is no public address"):
         fetch.get_picture("http://two-faced.example/x.jpg")
     assert answers == ["two-faced.example"]
+
+
+def test_a_name_that_is_not_looked_up_in_time_is_given_up(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(3))
+    monkeypatch.setattr(fetch, "PICTURE_SECONDS", 0.3)
+    start = time.monotonic()
+    with pytest.raises(ImageError, match=r"not there after 0\.3 s"):
+        fetch.get_picture("http://slow.example/x.jpg")
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_addresses_that_do_not_answer_take_no_more_than_the_time_in_all(allowed, monkeypatch):
+    given = []
+
+    def connect(address, timeout, **_):
+        given.append(timeout)
+        time.sleep(min(timeout, 5))
+        raise TimeoutError
+
+    def resolve(host, port, *_, **__):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"93.184.215.{n}", port))
+                for n in range(50)]  # fmt: skip
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(guarded, "create_connection", connect)
+    monkeypatch.setattr(fetch, "TIMEOUT", (0.2, 1.0))
+    monkeypatch.setattr(fetch, "PICTURE_SECONDS", 0.5)
+    with pytest.raises(ImageError, match=r"not there after 0\.5 s"):
+        fetch.get_picture("http://silent.example/x.jpg", allow_private=allowed)
+    assert 2 <= len(given) <= 4
+    assert given[-1] < 0.2
 
 
 def test_redirects_are_looked_at_too(monkeypatch):

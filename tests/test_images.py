@@ -3,6 +3,7 @@
 import io
 import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -153,16 +154,43 @@ def test_broken_pictures_give_one_line(kind):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("inside", ["PNG", "BMP"])
-def test_an_icon_is_as_large_as_what_is_in_it(inside):
+def icon(content):
+    """An icon of one picture, that says it is of 16 x 16 pixels."""
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 24, len(content), 22) + content
+
+
+def in_an_icon(image):
+    """A BMP without the file's header, and with room for a mask in the height."""
+    content = stored(image, "BMP")
+    return content[14:22] + struct.pack("<i", 2 * image.height) + content[26:]
+
+
+LARGE = Image.new("RGB", (2000, 1000))
+TEXT = b"tEXt" + struct.pack(">II", 1, 1)  # where a size is expected: 1 x 1
+TEXT = struct.pack(">I", 8) + TEXT + struct.pack(">I", zlib.crc32(TEXT))
+LARGE_ICONS = {
+    "png": stored(LARGE),
+    "png that begins with something else": stored(LARGE)[:8] + TEXT + stored(LARGE)[8:],
+    "bmp": in_an_icon(LARGE),
+}
+
+
+@pytest.mark.parametrize("inside", LARGE_ICONS.values(), ids=LARGE_ICONS)
+def test_an_icon_is_as_large_as_what_is_in_it(inside, monkeypatch):
     """Its directory's sizes are a byte each, and may be anything."""
-    content = stored(Image.new("RGB", (2000, 1000)), inside)
-    if inside == "BMP":  # without the file's header, and with room for a mask in the height
-        content = content[14:22] + struct.pack("<i", 2000) + content[26:]
-    directory = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 24, len(content), 22)
+    monkeypatch.setattr(Image.Image, "load", None)  # nothing is decoded
     with pytest.raises(ImageError, match="2,000 x 1,000 are more than 100,000"):
-        decode(directory + content, Decoding(max_pixels=100_000))
-    assert decode(stored(RGB.resize((32, 32)), "ICO")).size == (32, 32)
+        decode(icon(inside), Decoding(max_pixels=100_000))
+
+
+def test_icons_are_read():
+    small = RGB.resize((16, 16))
+    masked = in_an_icon(small) + bytes(16 * 4)
+    core = struct.pack("<IHHHH", 12, 16, 32, 1, 24) + masked[40:]  # as OS/2 has it
+    for content in (stored(small, "ICO"), icon(stored(small)), icon(masked), icon(core)):
+        assert np.array_equal(decode(content, Decoding(max_pixels=256)), small)
+    with pytest.raises(ImageError, match="an icon of 65,535 pictures"):
+        decode(b"\0\0\1\0\xff\xff" + bytes(16 * 65_535))
 
 
 def test_any_cut_of_a_picture_is_a_picture_or_an_image_error():

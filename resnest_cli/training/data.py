@@ -28,7 +28,7 @@ from resnest_cli.writers import printable
 
 _TRIES = 10  # pictures that may have gone bad in a row since they were checked
 _SMALL = 64 * 64  # pixels of a picture that is kept once it is decoded ...
-_KEPT = 2**26  # ... and of all those, at four bytes each, in each process that decodes
+_KEPT = 2**28  # ... and bytes for all those, in each process that decodes
 
 
 class Batch(NamedTuple):
@@ -45,15 +45,17 @@ Sample = tuple["NDArray[np.uint8]", int, "str | None"]  # pixels, class, what co
 class Pictures(Dataset[Sample]):
     """Decoded and transformed pictures; asked for by (place in the epoch's order, index).
 
-    Small ones are kept once they are decoded, which takes longer than all that follows.
+    Small ones may be kept once they are decoded, which takes longer than all that follows.
     """
 
-    def __init__(self, pictures: LabelledPictures, view: View, seed: int) -> None:
+    def __init__(
+        self, pictures: LabelledPictures, view: View, seed: int, *, keep: bool = False
+    ) -> None:
         self.pictures = pictures
         self.view = view
         self.seed = seed
         self._kept: dict[int, Image.Image] = {}
-        self._room = _KEPT
+        self._room = _KEPT if keep else 0
 
     def __getitem__(self, drawn: tuple[int, int]) -> Sample:
         place, index = drawn
@@ -74,8 +76,10 @@ class Pictures(Dataset[Sample]):
             return self._kept[at]
         image = as_source(self.pictures.paths[at]).load(Decoding())
         pixels = image.width * image.height
-        if pixels <= min(_SMALL, self._room):
-            self._room -= pixels
+        size = 4 * pixels + 1024
+        if pixels <= _SMALL and size <= self._room:
+            self._room -= size
+            image.info = {}  # profiles and the like, which may be larger than the pixels
             self._kept[at] = image
         return image
 

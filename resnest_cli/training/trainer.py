@@ -107,13 +107,14 @@ class Trainer:
         part = {"part": processes.rank, "parts": processes.count}
         self._order = Order(len(train), recipe.batch_size, recipe.seed, **part)
         self._train = training_batches(
-            Pictures(train, training_view(recipe, preprocessing), recipe.seed),
+            Pictures(train, training_view(recipe, preprocessing), recipe.seed, keep=True),
             self._order,
             workers=workers,
         )
         self._val_pictures = len(val)
         self._val = validation_batches(
-            Pictures(val, PlainView(preprocessing), recipe.seed),
+            # its workers, if any, end with each epoch
+            Pictures(val, PlainView(preprocessing), recipe.seed, keep=workers == 0),
             max(recipe.batch_size // processes.count, 1),
             workers=workers,
             **part,

@@ -239,16 +239,18 @@ def test_pictures_that_go_bad_while_training_are_told(tmp_path):
 
 
 def test_small_pictures_are_decoded_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_module, "_KEPT", 1500)
+    monkeypatch.setattr(data_module, "_KEPT", 6000)
     paths = [str(tmp_path / f"{number}.png") for number in range(2)]
     for number, path in enumerate(paths):
-        drawn(32, 32, seed=number).save(path)
+        drawn(32, 32, seed=number).save(path, icc_profile=bytes(100_000))
     pictures = LabelledPictures(("a", "b"), tuple(paths), (0, 1))
-    found = Pictures(pictures, PlainView(Preprocessing("default", crop=32, resize=32)), 0)
+    view = PlainView(Preprocessing("default", crop=32, resize=32))
+    found = Pictures(pictures, view, 0, keep=True)
     first = [found[(0, index)] for index in range(2)]
     Path(paths[0]).unlink()
     assert np.array_equal(found[(0, 0)][0], first[0][0])
     assert list(found._kept) == [0]  # there is no room for both
+    assert not found._kept[0].info
 
 
 def test_a_run_that_is_there_is_never_replaced_unasked(trained, data, run):
