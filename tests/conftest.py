@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from PIL import Image
 
 # two tests run at once, and each may start processes: more threads would be in each other's way
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# as at a terminal: what a shell starts in the background is told to ignore Ctrl-C, and passes it on
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("RESNEST_TEST_DATA", ROOT.parent / "shared" / "data"))
