@@ -2,15 +2,18 @@
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from resnest_cli.decoding import Decoding
 from resnest_cli.errors import ImageError, UsageError
-from resnest_cli.sources import as_source, expand, read_list
+from resnest_cli.sources import SUFFIXES, as_source, expand, read_list
 from tests.conftest import drawn
 
 
@@ -130,3 +133,51 @@ def test_everything_the_python_api_takes():
     )
     with pytest.raises(TypeError, match="list"):
         as_source([expected])
+
+
+NAMES = st.binary(min_size=1, max_size=12).filter(
+    lambda name: not {0, *b"/\r\n"} & set(name) and name not in (b".", b"..", b"-")
+)
+TREES = st.recursive(
+    st.just(b"x"),
+    lambda below: st.dictionaries(
+        st.tuples(NAMES, st.sampled_from([b"", b".jpg", b".PNG", b".txt"])).map(b"".join),
+        below,
+        max_size=6,
+    ),
+    max_leaves=20,
+)
+
+
+def made(tree, path):
+    """A tree of folders and files; what a walk in order should come upon."""
+    if isinstance(tree, bytes):
+        Path(path).write_bytes(tree)
+        return [path] if os.path.splitext(path)[1].lower() in SUFFIXES else []
+    os.makedirs(path, exist_ok=True)
+    below = {name: made(tree[name], os.path.join(path, os.fsdecode(name))) for name in tree}
+    shown = sorted(os.fsdecode(name) for name in tree if not name.startswith(b"."))
+    return [each for name in shown for each in below[os.fsencode(name)]]
+
+
+@given(tree=TREES.filter(lambda tree: isinstance(tree, dict)))
+@settings(max_examples=60, deadline=None)
+def test_a_walk_yields_each_picture_once_and_in_order(tree):
+    with tempfile.TemporaryDirectory() as folder:
+        top = os.path.join(folder, "top")
+        expected = made(tree, top)
+        found = list(expand([top]))
+        if expected:
+            assert [source.name for source in found] == expected
+            assert not any(source.error for source in found)
+        else:
+            assert [source.empty for source in found] == [True]
+
+
+@given(names=st.lists(NAMES, max_size=8), end=st.sampled_from([b"\n", b"\r\n"]))
+@settings(max_examples=60, deadline=None)
+def test_a_list_names_what_was_written_to_it(names, end):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "list.txt")
+        Path(path).write_bytes(b"\xef\xbb\xbf" + end.join([*names, b""]))
+        assert list(read_list(path)) == [os.fsdecode(name) for name in names]
