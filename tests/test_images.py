@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from resnest_cli.decoding import Decoding
 from resnest_cli.errors import ImageError
@@ -181,6 +181,21 @@ def test_an_icon_is_as_large_as_what_is_in_it(inside, monkeypatch):
     monkeypatch.setattr(Image.Image, "load", None)  # nothing is decoded
     with pytest.raises(ImageError, match="2,000 x 1,000 are more than 100,000"):
         decode(icon(inside), Decoding(max_pixels=100_000))
+
+
+def test_a_picture_that_an_icon_names_often_is_looked_at_once(monkeypatch):
+    opened = []
+    normal = PngImagePlugin.PngImageFile.__init__
+    monkeypatch.setattr(
+        PngImagePlugin.PngImageFile, "__init__",
+        lambda self, *given: opened.append(1) or normal(self, *given),
+    )  # fmt: skip
+    small = RGB.resize((16, 16))
+    content = stored(small)
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 24, len(content), 6 + 16 * 200)
+    found = decode(b"\0\0\1\0\xc8\0" + entry * 200 + content, Decoding(max_pixels=256))
+    assert np.array_equal(found, small)
+    assert len(opened) <= 2  # here, and by Pillow
 
 
 def test_icons_are_read():
