@@ -5,7 +5,8 @@ address is looked at when the connection is made, and that very address is conne
 counts for each redirect, and a name that changes its meaning in between gains nothing.
 
 A time-out of sockets is between two bytes: who sends one now and then is never late. So a deadline
-cuts the connection from outside, whether it stands at TLS, at headers or in the body.
+cuts the connection from outside, whether it stands at TLS, at headers or in the body; looking a
+name up and connecting are given what is left of its time.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Batch(NamedTuple):
     lost: list[str]  # pictures for which a neighbour stands in
 
 
-Sample = tuple["NDArray[np.uint8]", int, "str | None"]  # pixels, class, what could not be read
+Sample = tuple[NDArray[np.uint8], int, str | None]  # pixels, class, what could not be read
 
 
 class Pictures(Dataset[Sample]):
