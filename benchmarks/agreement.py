@@ -1,9 +1,14 @@
 """How far the engines' answers are from plain eager PyTorch, on real pictures.
 
-    python benchmarks/agreement.py FOLDER CHECKPOINT...
+    python benchmarks/agreement.py FOLDER CHECKPOINT... [--made VARIANT ...]
 
 For each checkpoint and engine: the greatest difference of a probability, and on how many pictures
 the best five, and the best one, are the same. fp32 should agree within 1e-5; bf16 rounds.
+
+`--made` makes weights where no published ones are at hand: random ones, batch norms with the
+statistics of the pictures, and a last layer that has learned the pictures themselves, each a class
+of its own (ridge regression). So signals keep their size and answers are decided, as in a trained
+network; how a published one rounds they don't tell.
 """
 
 from __future__ import annotations
@@ -18,12 +23,52 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from resnest_cli.card import ModelCard
 from resnest_cli.classifier import softmax
 from resnest_cli.engines.base import EngineOptions, open_engine
 from resnest_cli.errors import EngineError
-from resnest_cli.model.load import build, load_state
+from resnest_cli.model.load import build, load_model, load_state
+from resnest_cli.preprocess import Preprocessing
+from resnest_cli.variants import get_variant
 
 BATCH = 8
+_MARGIN = 10.0  # of the logit that is right to the mean of the others, in made weights
+_RIDGE = 1.0  # to the mean square of the features
+
+
+def batches(pixels: NDArray[np.uint8], view: Preprocessing) -> list[torch.Tensor]:
+    """What plain PyTorch takes: normalised, (N, 3, crop, crop)."""
+    parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
+    ready = [view.normalise(part).transpose(0, 3, 1, 2) for part in parts]
+    return [torch.from_numpy(np.ascontiguousarray(part)) for part in ready]
+
+
+def make(variant: str, pictures: list[Path], path: Path) -> None:
+    """Write weights that know the pictures."""
+    torch.manual_seed(0)
+    network = load_model(variant, pretrained=False)
+    view = ModelCard.of_variant(get_variant(variant)).preprocessing
+    pixels = np.stack([view.pixels(Image.open(path).convert("RGB")) for path in pictures])
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over the batches
+    with torch.no_grad():
+        network.train()
+        for batch in batches(pixels, view):
+            network(batch)
+        network.eval()
+        parts = [network.pooled_features(batch) for batch in batches(pixels, view)]
+        features = torch.cat(parts).double()
+        mean = features.mean(0)
+        centred = features - mean
+        products = centred @ centred.T
+        products.diagonal().add_(_RIDGE * products.diagonal().mean())
+        weight = torch.linalg.solve(products, centred)
+        logits = centred @ weight.T
+        weight *= _MARGIN / (logits.diagonal() - logits.mean(1)).median()
+        network.fc.weight.zero_()[: len(weight)] = weight
+        network.fc.bias.zero_()[: len(weight)] = -weight @ mean
+    torch.save(network.state_dict(), path)
 
 
 def eager(checkpoint: Path, pictures: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -31,23 +76,24 @@ def eager(checkpoint: Path, pictures: list[Path]) -> tuple[NDArray[np.uint8], ND
     loaded = load_state(weights=checkpoint)
     view, network = loaded.card.preprocessing, build(loaded.state, loaded.card)
     pixels = np.stack([view.pixels(Image.open(path).convert("RGB")) for path in pictures])
-    rows = []
     with torch.inference_mode():
-        for start in range(0, len(pixels), BATCH):
-            batch = view.normalise(pixels[start : start + BATCH]).transpose(0, 3, 1, 2)
-            rows.append(network(torch.from_numpy(np.ascontiguousarray(batch))).numpy())
+        rows = [network(batch).numpy() for batch in batches(pixels, view)]
     return pixels, softmax(np.concatenate(rows))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("checkpoints", type=Path, nargs="+")
+    parser.add_argument("checkpoints", type=Path, nargs="*")
+    parser.add_argument("--made", metavar="VARIANT", nargs="+", default=[])
     a = parser.parse_args()
     pictures = sorted(p for p in a.folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     with tempfile.TemporaryDirectory() as home:
         os.environ["RESNEST_HOME"] = home
-        for checkpoint in a.checkpoints:
+        made = {Path(home) / f"{variant}.pth": variant for variant in a.made}
+        for checkpoint in [*a.checkpoints, *made]:
+            if checkpoint in made:
+                make(made[checkpoint], pictures, checkpoint)
             pixels, expected = eager(checkpoint, pictures)
             for engine, precision in (
                 ("torch", "fp32"), ("openvino", "fp32"), ("torch", "bf16"), ("openvino", "bf16")

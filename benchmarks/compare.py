@@ -55,6 +55,35 @@ with torch.inference_mode():
 import csv
 csv.writer(open(sys.argv[4], "w")).writerows(found)
 """
+# a folder, with all that belongs to it, against the engine on pixels that are ready, in turn
+ALONE = """
+import statistics, sys, time
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from resnest_cli import Classifier
+checkpoint, folder, engine, precision, rounds = sys.argv[1:]
+classifier = Classifier("resnest50", weights=checkpoint, engine=engine, precision=precision)
+paths = sorted(Path(folder).iterdir())
+view = classifier.preprocessing
+ready = np.stack([view.pixels(Image.open(path).convert("RGB")) for path in paths[:64]])
+ready = np.concatenate([ready] * -(-len(paths) // len(ready)))[: len(paths)]
+def seconds(work):
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+def alone():
+    for i in range(0, len(ready), 16):
+        classifier.engine.run(ready[i : i + 16])
+def whole():
+    for result in classifier.stream(paths):
+        pass
+classifier.engine.run(ready[:16])
+pairs = [(seconds(alone), seconds(whole)) for _ in range(int(rounds))]
+rates = [len(paths) / statistics.median(times) for times in zip(*pairs)]
+ratios = [round(a / b, 2) for a, b in pairs]
+print(f"{engine} {precision}: alone {rates[0]:.1f}/s, whole {rates[1]:.1f}/s; ratios {ratios}")
+"""
 PYTHON = [sys.executable, "-W", "ignore"]
 
 
@@ -147,6 +176,17 @@ def folder(b: Bench) -> None:
     b.in_turn(f"folder of {b.count:,}", commands, b.count)
 
 
+def alone(b: Bench) -> None:
+    """What reading, preparing and waiting take beside the engine."""
+    b.fresh_home()
+    for engine in ("openvino", "torch"):
+        for precision in ("fp32", "bf16"):
+            one = b.predict(str(b.pictures[0]), "--engine", engine, "--precision", precision)
+            Cost.of(one)  # compiles
+            what = (b.checkpoint, b.folder(b.count), engine, precision, str(b.runs))
+            subprocess.run([*PYTHON, "-c", ALONE, *what], check=True)
+
+
 def memory(b: Bench) -> None:
     """Peak memory of many pictures and of few, with a small network, beside which it would show."""
     b.fresh_home()
@@ -179,6 +219,7 @@ def starts(b: Bench) -> None:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "starts": starts, "first": first, "cold": cold, "folder": folder, "memory": memory,
+    "alone": alone,
 }  # fmt: skip
 
 
