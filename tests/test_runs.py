@@ -186,7 +186,7 @@ def test_names_too_long_for_the_system(run, predict):
     assert predict("x.jpg", "-o", "x" * 300).returncode == 1
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(legacy_checkpoint, many, tmp_path):
+def test_memory_does_not_grow_with_the_number_of_pictures(many, tmp_path):
     peaks = []
     for count in (20, 300):
         folder = tmp_path / f"links{count}"
