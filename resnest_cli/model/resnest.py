@@ -109,7 +109,9 @@ class ResNeSt(nn.Module):
 
     def pooled_features(self, x: Tensor) -> Tensor:
         """Pictures (N, in_channels, H, W) to what the last layer sees: (N, num_features)."""
-        return self.forward_features(x).mean((2, 3))
+        fc = self.fc
+        wide = fc.weight.dtype if isinstance(fc, nn.Linear) else None  # of the maps or more exact
+        return self.forward_features(x).mean((2, 3), dtype=wide)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Pictures (N, in_channels, H, W) to the last maps (N, num_features, H / 32, W / 32)."""

@@ -49,9 +49,10 @@ class SplitAttention(nn.Module):
         """Feature maps (N, channels, H, W) to feature maps of the same shape."""
         maps = self.relu(self.bn0(self.conv(x)))  # (N, radix * channels, H, W)
         splits = maps.chunk(self.radix, 1)  # radix times (N, channels, H, W)
-        pooled = reduce(add, splits).mean((2, 3), keepdim=True)  # (N, channels, 1, 1)
+        total, wide = reduce(add, splits), self.fc1.weight.dtype  # of the maps or more exact
+        pooled = total.mean((2, 3), keepdim=True, dtype=wide)  # (N, channels, 1, 1)
         logits = self.fc2(self.relu(self.bn1(self.fc1(pooled))))  # (N, radix * channels, 1, 1)
-        weights = self.attention(logits).chunk(self.radix, 1)
+        weights = self.attention(logits).to(maps.dtype).chunk(self.radix, 1)
         weighed: Tensor = reduce(add, map(mul, splits, weights))
         return weighed
 

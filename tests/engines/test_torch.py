@@ -106,3 +106,11 @@ def test_compiling_is_for_torch(monkeypatch):
     assert not chooses_openvino(EngineOptions(device="cpu", compiled=True))
     with pytest.raises(UsageError, match="openvino compiles in any case"):
         open_engine(EngineOptions("demo", engine="openvino", compiled=True))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.half)])
+def test_logits_are_not_rounded_to_the_precision_of_the_maps(engine, precision, dtype):
+    options = EngineOptions("demo", engine="torch", device="cpu", precision=precision)
+    logits = torch.from_numpy(open_engine(options).run(PIXELS))
+    assert (logits.to(dtype).float() != logits).float().mean() > 0.8
+    np.testing.assert_allclose(logits, engine.run(PIXELS), atol=0.2)
