@@ -43,7 +43,7 @@ def batches(pixels: NDArray[np.uint8], view: Preprocessing) -> list[torch.Tensor
     return [torch.from_numpy(np.ascontiguousarray(part)) for part in ready]
 
 
-def make(variant: str, pictures: list[Path], path: Path) -> None:
+def make(variant: str, pictures: list[Path], checkpoint: Path) -> None:
     """Write weights that know the pictures."""
     torch.manual_seed(0)
     network = load_model(variant, pretrained=False)
@@ -68,7 +68,7 @@ def make(variant: str, pictures: list[Path], path: Path) -> None:
         weight *= _MARGIN / (logits.diagonal() - logits.mean(1)).median()
         network.fc.weight.zero_()[: len(weight)] = weight
         network.fc.bias.zero_()[: len(weight)] = -weight @ mean
-    torch.save(network.state_dict(), path)
+    torch.save(network.state_dict(), checkpoint)
 
 
 def eager(checkpoint: Path, pictures: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
