@@ -42,14 +42,14 @@ dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[sys.argv[3]]
 model = model.to(dtype)
 config = resolve_data_config({}, model=model)
 loader = create_loader(
-    ImageDataset(sys.argv[2]), config["input_size"], 32, use_prefetcher=False, num_workers=2,
+    ImageDataset(sys.argv[2]), config["input_size"], 32, use_prefetcher=True, num_workers=2,
     interpolation=config["interpolation"], mean=config["mean"], std=config["std"],
-    crop_pct=config["crop_pct"],
+    crop_pct=config["crop_pct"], device=torch.device("cpu"), img_dtype=dtype,
 )
 found = []
 with torch.inference_mode():
     for pictures, _ in loader:
-        out = model(pictures.to(dtype)).float().softmax(-1)
+        out = model(pictures).float().softmax(-1)
         probabilities, indices = out.topk(5)
         found += zip(indices.tolist(), probabilities.tolist())
 import csv
