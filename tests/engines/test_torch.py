@@ -1,6 +1,7 @@
 """The torch engine where memory is short, on several devices, and compiled."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +10,12 @@ import torch
 from resnest_cli import Classifier
 from resnest_cli.engines import torch_engine
 from resnest_cli.engines.base import EngineOptions, chooses_openvino, open_engine
-from resnest_cli.engines.torch_engine import SeveralEngines, TorchEngine, resolve_devices
+from resnest_cli.engines.torch_engine import (
+    SeveralEngines,
+    TorchEngine,
+    even_parts,
+    resolve_devices,
+)
 from resnest_cli.errors import EngineError, UsageError
 from resnest_cli.model.load import load_state
 from tests.conftest import drawn
@@ -25,6 +31,7 @@ def engine():
 def with_room_for(engine, pictures):
     """An engine whose device runs out of memory past so many pictures, and the batches tried."""
     tried, network = [], engine._network
+    engine._streams = []  # they are for the processor
 
     def run(pixels):
         tried.append(len(pixels))
@@ -54,6 +61,31 @@ def test_one_picture_that_does_not_fit_is_an_error(engine):
     with_room_for(engine, 0)
     with pytest.raises(EngineError, match="not enough memory for one picture of demo"):
         engine.run(PIXELS)
+
+
+@pytest.fixture
+def two_processors():
+    """As on a machine of two; the tests run with one thread else."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_picture_is_answered_the_same_in_either_half_of_a_batch(two_processors, engine):
+    assert len(engine._streams) == 2
+    for count in (2, 5, 8):
+        rows = engine.run(np.stack([PIXELS[0]] * count))
+        assert (rows == rows[0]).all()
+        alone = [engine.run(picture[None]) for picture in PIXELS[:count]]
+        np.testing.assert_allclose(engine.run(PIXELS[:count]), np.concatenate(alone), atol=1e-5)
+    assert [len(part) for part in even_parts(PIXELS[:5], 2)] == [3, 3]  # sizes round differently
+
+
+def test_other_threads_keep_their_processors(two_processors, engine):
+    engine.run(PIXELS)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(torch.get_num_threads).result() == 2 == torch.get_num_threads()
 
 
 def test_several_devices_share_a_batch(engine):
