@@ -47,5 +47,5 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     assert var is not None
     scale = norm.weight.double() / (var.double() + norm.eps).sqrt()
     bias = conv.bias.double() if conv.bias is not None else 0.0
-    conv.weight = nn.Parameter(conv.weight * scale.float().view(-1, 1, 1, 1))
+    conv.weight = nn.Parameter((conv.weight.double() * scale.view(-1, 1, 1, 1)).float())
     conv.bias = nn.Parameter(((bias - mean.double()) * scale + norm.bias.double()).float())
