@@ -1,9 +1,10 @@
 """How far the engines' answers are from plain eager PyTorch, on real pictures.
 
-    python benchmarks/agreement.py FOLDER CHECKPOINT... [--made VARIANT ...]
+    python benchmarks/agreement.py FOLDER CHECKPOINT... [--made VARIANT ...] [--exact]
 
 For each checkpoint and engine: the greatest difference of a probability, and on how many pictures
-the best five, and the best one, are the same. fp32 should agree within 1e-5; bf16 rounds.
+the best five, and the best one, are the same. fp32 should agree within 1e-5; bf16 rounds. With
+--exact the same network in float64 says how far each, eager PyTorch included, is from the truth.
 
 `--made` makes weights where no published ones are at hand: random ones, batch norms with the
 statistics of the pictures, and a last layer that has learned the pictures themselves, each a class
@@ -71,14 +72,15 @@ def make(variant: str, pictures: list[Path], checkpoint: Path) -> None:
     torch.save(network.state_dict(), checkpoint)
 
 
-def eager(checkpoint: Path, pictures: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """The pictures' pixels, and probabilities of the network as it is built."""
+def eager(
+    checkpoint: Path, pixels: NDArray[np.uint8], dtype: torch.dtype = torch.float32
+) -> NDArray[np.float32]:
+    """Probabilities of the network as it is built, computed in this type."""
     loaded = load_state(weights=checkpoint)
-    view, network = loaded.card.preprocessing, build(loaded.state, loaded.card)
-    pixels = np.stack([view.pixels(Image.open(path).convert("RGB")) for path in pictures])
+    network = build(loaded.state, loaded.card).to(dtype)
+    ready = batches(pixels, loaded.card.preprocessing)
     with torch.inference_mode():
-        rows = [network(batch).numpy() for batch in batches(pixels, view)]
-    return pixels, softmax(np.concatenate(rows))
+        return softmax(np.concatenate([network(batch.to(dtype)).numpy() for batch in ready]))
 
 
 def main() -> None:
@@ -86,6 +88,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("checkpoints", type=Path, nargs="*")
     parser.add_argument("--made", metavar="VARIANT", nargs="+", default=[])
+    parser.add_argument("--exact", action="store_true")
     a = parser.parse_args()
     pictures = sorted(p for p in a.folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     with tempfile.TemporaryDirectory() as home:
@@ -94,7 +97,13 @@ def main() -> None:
         for checkpoint in [*a.checkpoints, *made]:
             if checkpoint in made:
                 make(made[checkpoint], pictures, checkpoint)
-            pixels, expected = eager(checkpoint, pictures)
+            view = load_state(weights=checkpoint).card.preprocessing
+            pixels = np.stack([view.pixels(Image.open(path).convert("RGB")) for path in pictures])
+            expected = eager(checkpoint, pixels)
+            exact = eager(checkpoint, pixels, torch.float64) if a.exact else None
+            if exact is not None:
+                off = np.abs(expected - exact).max()
+                print(f"{checkpoint.stem:<28} eager     fp32  {off:.1e} from float64", flush=True)
             for engine, precision in (
                 ("torch", "fp32"), ("openvino", "fp32"), ("torch", "bf16"), ("openvino", "bf16")
             ):  # fmt: skip
@@ -109,9 +118,10 @@ def main() -> None:
                 parts = [run(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
                 found = softmax(np.concatenate(parts))
                 best, theirs = (np.argsort(-p, kind="stable")[:, :5] for p in (found, expected))
+                off = "" if exact is None else f" ({np.abs(found - exact).max():.1e} from float64)"
                 print(
                     f"{checkpoint.stem:<28} {engine:<9} {precision}  probabilities within "
-                    f"{np.abs(found - expected).max():.1e}  same top-5 "
+                    f"{np.abs(found - expected).max():.1e}{off}  same top-5 "
                     f"{(best == theirs).all(1).sum()} of {len(pictures)}, same top-1 "
                     f"{(best[:, 0] == theirs[:, 0]).sum()}",
                     flush=True,
