@@ -55,7 +55,7 @@ class TorchEngine:
         _narrow(network, self._dtype)
         network = network.to(device).to(memory_format=torch.channels_last)
         self._network = _compiled(network) if compiled else network
-        # what torch.compile makes is left to one thread, in which it was made
+        # what torch.compile makes was not tried in two threads at once
         self._streams = _streams() if device == "cpu" and not compiled else []
         self._mean = torch.tensor(card.preprocessing.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(card.preprocessing.std, device=device).view(3, 1, 1)
