@@ -88,6 +88,13 @@ def test_other_threads_keep_their_processors(two_processors, engine):
         assert other.submit(torch.get_num_threads).result() == 2 == torch.get_num_threads()
 
 
+def test_no_processor_is_left_over(two_processors):
+    torch.set_num_threads(3)
+    engine = open_engine(EngineOptions("demo", engine="torch", device="cpu"))
+    assert engine._streams == []
+    assert engine.run(PIXELS).shape == (len(PIXELS), 10)
+
+
 def test_several_devices_share_a_batch(engine):
     loaded = load_state("demo")
     several = SeveralEngines([TorchEngine(loaded, "cpu", "fp32") for _ in range(3)])
