@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from itertools import islice
-from queue import Full, Queue
-from threading import Event, Thread
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from resnest_cli.errors import ImageError
@@ -46,29 +45,26 @@ def batches(
 
 
 def in_background(items: Iterable[T]) -> Iterator[T]:
-    """Items in their order, made in a thread of their own while those before are used.
+    """Items in their order, the next one made in a thread of its own while one is used.
 
-    One that is made is to be had at once, whatever the next one waits for; two are held at most.
-    What goes wrong in the making is raised when its turn comes.
+    One that is made is to be had at once, whatever the next one waits for. What goes wrong in the
+    making is raised when its turn comes.
     """
-    made: Queue[tuple[bool, T | BaseException | None]] = Queue(1)
+    made: SimpleQueue[tuple[bool, T | BaseException | None]] = SimpleQueue()
+    room = Semaphore(2)
     unwanted = Event()
-
-    def put(good: bool, item: T | BaseException | None) -> bool:
-        while not unwanted.is_set():
-            with suppress(Full):
-                made.put((good, item), timeout=0.1)
-                return True
-        return False
 
     def make() -> None:
         try:
+            room.acquire()
             for item in items:
-                if not put(True, item):
+                made.put((True, item))
+                room.acquire()
+                if unwanted.is_set():
                     return
-            put(False, None)
+            made.put((False, None))
         except BaseException as error:  # it is raised where it is waited for
-            put(False, error)
+            made.put((False, error))
 
     Thread(target=make, name="engine", daemon=True).start()
     try:
@@ -76,12 +72,14 @@ def in_background(items: Iterable[T]) -> Iterator[T]:
             good, item = made.get()
             if good:
                 yield cast("T", item)
+                room.release()
             elif isinstance(item, BaseException):
                 raise item
             else:
                 return
     finally:
         unwanted.set()
+        room.release()
 
 
 def _ahead(

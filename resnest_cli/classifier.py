@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from threading import Semaphore, Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,13 +106,13 @@ class Classifier:
         self._options = EngineOptions(
             model, path, engine, device, precision, offline, compiled, answer_first=answer_first
         )
-        self._lock = threading.Lock()
         self.engine = open_engine(self._options, on_progress)
         self.card = self.engine.card
         self.preprocessing = self.card.preprocessing.named(preprocess)
         fits = self.preprocessing.crop == self.card.preprocessing.crop
         if self.engine.name == "openvino" and not fits:
             self._use_torch()
+        self._free = Semaphore(self.engine.at_once)  # several streams may be under way
         classes = self.card.num_classes
         self.top_k = min(5, classes) if top_k is None else top_k
         if self.top_k > classes:
@@ -165,21 +166,21 @@ class Classifier:
     ) -> Iterator[tuple[Source, NDArray[np.float32] | ImageError]]:
         """As `stream`, but each picture's logits (classes) as they come from the network."""
         for batch, rows in in_background(self._batches(map(as_source, images), continued)):
-            found = iter(rows)
+            found = iter(rows.result())
             for source, pixels in batch:
                 yield source, pixels if isinstance(pixels, ImageError) else next(found)
 
     def _batches(
         self, sources: Iterable[Source], continued: bool
-    ) -> Iterator[tuple[list[Prepared], NDArray[np.float32]]]:
-        """Batches, each with the logits of the pictures in it that could be read."""
+    ) -> Iterator[tuple[list[Prepared], Future[NDArray[np.float32]]]]:
+        """Batches, each with the logits to come of the pictures in it that could be read."""
         for number, batch in enumerate(
             batches(sources, self._prepare, batch_size=self.batch_size, workers=self.workers)
         ):
             alone = number == 0 and len(batch) == 1 and not continued
             fill = 1 if alone else self.engine.fill or self.batch_size
             good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
-            yield batch, self._run(good, fill)
+            yield batch, self._begin(good, fill)
 
     def compile(self) -> None:
         """Compile the network for the next use, where that was put off for an answer first."""
@@ -204,12 +205,27 @@ class Classifier:
         self._options = replace(self._options, engine="torch")
         self.engine = open_engine(self._options)
 
+    def _begin(
+        self, pixels: list[NDArray[np.uint8]], batch_size: int
+    ) -> Future[NDArray[np.float32]]:
+        """As `_run`, in a thread of its own: no processor waits for the last of a batch."""
+        logits: Future[NDArray[np.float32]] = Future()
+
+        def run() -> None:
+            try:
+                logits.set_result(self._run(pixels, batch_size))
+            except BaseException as error:  # it is raised where it is waited for
+                logits.set_exception(error)
+
+        Thread(target=run, name="batch", daemon=True).start()
+        return logits
+
     def _run(self, pixels: list[NDArray[np.uint8]], batch_size: int) -> NDArray[np.float32]:
         """Logits (N, classes) of N pictures, run as a batch of at least `batch_size`."""
         if not pixels:
             return np.empty((0, self.card.num_classes), np.float32)
         filled = pixels + pixels[-1:] * (batch_size - len(pixels))
-        with self._lock:  # several streams may be under way
+        with self._free:
             return self.engine.run(np.stack(filled))[: len(pixels)]
 
     def _prepare(self, source: Source) -> NDArray[np.uint8]:

@@ -51,6 +51,7 @@ class Engine(Protocol):
     weights: Path  # the file that they came from
     batch_size: int  # pictures per step that suit the device
     fill: int | None  # least size of a batch for answers that don't depend on it; None: any batch
+    at_once: int  # calls of `run` that may be under way at a time, in threads of their own
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pictures (N, crop, crop, 3), 0 to 255, to logits (N, classes)."""

@@ -36,6 +36,7 @@ class OpenVINOEngine:
     name = "openvino"
     device = "cpu"
     fill: int | None = 2  # more than one picture: each is run by itself, whatever the batch
+    at_once = 2  # while one batch's last pictures are computed, the next one's first are
 
     def __init__(self, graph: Graph, card: ModelCard, weights: Path, precision: str) -> None:
         check_card(card)
@@ -45,8 +46,9 @@ class OpenVINOEngine:
         self._graph = graph
         self._core = ov.Core()
         self._one: Any = None  # compiled for one picture at a time
-        self._queue: Any = None  # for many
-        self._lock = Lock()
+        self._many: Any = None  # compiled for several side by side
+        self._lock = Lock()  # of the one
+        self._turn = Lock()  # to start pictures, batch after batch
         self.batch_size = 16
 
     @classmethod
@@ -75,28 +77,32 @@ class OpenVINOEngine:
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pictures (N, crop, crop, 3), 0 to 255, to logits (N, classes)."""
         if len(pixels) == 1:
-            self._load_one()
-            return np.array(self._one(pixels)[0], np.float32)
-        if self._queue is None:
-            self._queue = ov.AsyncInferQueue(self._compiled("THROUGHPUT"))
+            with self._lock:  # there is one request
+                self._load_one()
+                return np.array(self._one(pixels)[0], np.float32)
         logits = np.empty((len(pixels), self.card.num_classes), np.float32)
+        with self._turn:
+            self._many = self._many or self._compiled("THROUGHPUT")
+            count = self._many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+            requests = [self._many.create_infer_request() for _ in range(count)]
 
-        def keep(request: Any, index: int) -> None:
-            logits[index] = request.get_output_tensor().data[0]
+            def wait_for(index: int) -> None:
+                requests[index % count].wait()
+                logits[index] = requests[index % count].get_output_tensor().data[0]
 
-        self._queue.set_callback(keep)
-        for index in range(len(pixels)):
-            self._queue.start_async({0: pixels[index : index + 1]}, index)
-        self._queue.wait_all()
+            for index in range(len(pixels)):
+                if index >= count:
+                    wait_for(index - count)
+                requests[index % count].start_async({0: pixels[index : index + 1]})
+        for index in range(max(0, len(pixels) - count), len(pixels)):
+            wait_for(index)
         return logits
 
     def _load_one(self) -> None:
-        """Load the network for one picture at a time, unless that is done."""
-        with self._lock:
-            self._one = self._one or self._compiled("LATENCY")
+        self._one = self._one or self._compiled("LATENCY")
 
     def _load_early(self) -> None:
-        with suppress(EngineError):  # whoever needs it will be told
+        with self._lock, suppress(EngineError):  # whoever needs it will be told
             self._load_one()
 
     def _compiled(self, hint: str) -> ov.CompiledModel:

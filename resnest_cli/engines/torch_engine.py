@@ -57,6 +57,7 @@ class TorchEngine:
         self._network = _compiled(network) if compiled else network
         # what torch.compile makes was not tried in two threads at once
         self._streams = _streams() if device == "cpu" and not compiled else []
+        self.at_once = 2 if self._streams else 1  # a half that is done begins with the next batch
         self._mean = torch.tensor(card.preprocessing.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(card.preprocessing.std, device=device).view(3, 1, 1)
 
@@ -106,15 +107,17 @@ class TorchEngine:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with exact(self.precision):
-            if len(pixels) == 1 or not self._streams:
-                return self._forward(pixels)
+        if self._streams and len(pixels) > 1:
             parts = even_parts(pixels, len(self._streams))
             under_way = [
                 stream.submit(self._forward, part)
                 for stream, part in zip(self._streams, parts, strict=True)
             ]
             return np.concatenate([part.result() for part in under_way])[: len(pixels)]
+        if self.device == "cpu":
+            return self._forward(pixels)
+        with exact(self.precision):
+            return self._forward(pixels)
 
     @torch.inference_mode()
     def _forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -136,6 +139,7 @@ class SeveralEngines:
 
     name = "torch"
     fill: int | None = None
+    at_once = 1
 
     def __init__(self, engines: Sequence[TorchEngine]) -> None:
         self._engines = engines
