@@ -58,6 +58,7 @@ csv.writer(open(sys.argv[4], "w")).writerows(found)
 # a folder, with all that belongs to it, against the engine on pixels that are ready, in turn
 ALONE = """
 import statistics, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -72,13 +73,15 @@ def seconds(work):
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+network = classifier.engine
+parts = [ready[i : i + classifier.batch_size] for i in range(0, len(ready), classifier.batch_size)]
 def alone():
-    for i in range(0, len(ready), 16):
-        classifier.engine.run(ready[i : i + 16])
+    with ThreadPoolExecutor(network.at_once) as threads:
+        list(threads.map(network.run, parts))
 def whole():
     for result in classifier.stream(paths):
         pass
-classifier.engine.run(ready[:16])
+network.run(parts[0])
 pairs = [(seconds(alone), seconds(whole)) for _ in range(int(rounds))]
 rates = [len(paths) / statistics.median(times) for times in zip(*pairs)]
 ratios = [round(a / b, 2) for a, b in pairs]

@@ -83,7 +83,8 @@ class OpenVINOEngine:
         logits = np.empty((len(pixels), self.card.num_classes), np.float32)
         with self._turn:
             self._many = self._many or self._compiled("THROUGHPUT")
-            count = self._many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+            # two for each stream of OpenVINO's: while one is computed, the next one waits there
+            count = 2 * self._many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
             requests = [self._many.create_infer_request() for _ in range(count)]
 
             def wait_for(index: int) -> None:
