@@ -1,6 +1,8 @@
 """The Python API, and that answers are timm's."""
 
 import io
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 
 import resnest_cli
 from resnest_cli import Classifier, load_model
-from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.errors import EngineError, ImageError, UsageError
 from tests.conftest import drawn
 from tests.servers import content, serving
 
@@ -171,6 +173,50 @@ def test_two_streams_at_once(engine):
     pairs = list(zip(classifier.stream(one), classifier.stream(other), strict=True))
     found = [r.predictions for column in zip(*pairs, strict=True) for r in column]
     assert found == expected
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_as_many_batches_are_under_way_as_the_engine_allows(at_once, monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(at_once)  # with two, batches are run as halves
+    classifier = Classifier("demo", engine="torch", device="cpu", batch_size=2)
+    torch.set_num_threads(before)
+    assert classifier.engine.at_once == at_once
+    run, now, seen, meeting = classifier.engine.run, [], [], Barrier(at_once)
+
+    def noted(pixels):
+        now.append(pixels)
+        with suppress(BrokenBarrierError):  # it breaks where nobody else comes
+            meeting.wait(5)
+        seen.append(len(now))
+        try:
+            return run(pixels)
+        finally:
+            now.pop()
+
+    monkeypatch.setattr(classifier.engine, "run", noted)
+    pictures = [drawn(80, 60, seed=seed) for seed in range(12)]
+    found = [result.top1 for result in classifier.stream(pictures)]
+    assert max(seen) == at_once
+    monkeypatch.undo()
+    assert found == [result.top1 for result in classifier.stream(pictures)]
+
+
+def test_a_fault_of_the_network_is_raised_when_its_turn_comes(monkeypatch):
+    classifier = Classifier("demo", engine="torch", device="cpu", batch_size=2)
+    run, calls = classifier.engine.run, []
+
+    def failing(pixels):
+        calls.append(len(pixels))
+        if len(calls) == 2:
+            raise EngineError("no memory")
+        return run(pixels)
+
+    monkeypatch.setattr(classifier.engine, "run", failing)
+    stream = classifier.stream([drawn(80, 60)] * 8)
+    assert [next(stream).error for _ in range(2)] == [None, None]
+    with pytest.raises(EngineError, match="no memory"):
+        next(stream)
 
 
 def test_a_fault_of_the_input_comes_after_what_was_before_it():
