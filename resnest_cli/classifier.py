@@ -224,9 +224,9 @@ class Classifier:
         """Logits (N, classes) of N pictures, run as a batch of at least `batch_size`."""
         if not pixels:
             return np.empty((0, self.card.num_classes), np.float32)
-        filled = pixels + pixels[-1:] * (batch_size - len(pixels))
+        filled = np.stack(pixels + pixels[-1:] * (batch_size - len(pixels)))
         with self._free:
-            return self.engine.run(np.stack(filled))[: len(pixels)]
+            return self.engine.run(filled)[: len(pixels)]
 
     def _prepare(self, source: Source) -> NDArray[np.uint8]:
         from resnest_cli.images import image_errors
