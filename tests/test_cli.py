@@ -187,3 +187,12 @@ def test_completion_of_model_names(shell, tmp_path):
     )
     assert "resnest50_fast_4s2x40d" in done.stdout
     assert "resnest101" not in done.stdout
+
+
+def test_an_interruption_while_modules_are_imported_shows_no_traceback(tmp_path):
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    done = subprocess.run(
+        [*RESNEST, "list-models"],
+        check=False, capture_output=True, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
