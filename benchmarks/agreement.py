@@ -105,7 +105,8 @@ def main() -> None:
                 off = np.abs(expected - exact).max()
                 print(f"{checkpoint.stem:<28} eager     fp32  {off:.1e} from float64", flush=True)
             for engine, precision in (
-                ("torch", "fp32"), ("openvino", "fp32"), ("torch", "bf16"), ("openvino", "bf16")
+                ("torch", "fp32"), ("openvino", "fp32"), ("ncnn", "fp32"), ("torch", "bf16"),
+                ("openvino", "bf16"),
             ):  # fmt: skip
                 options = EngineOptions(
                     weights=checkpoint, engine=engine, device="cpu", precision=precision, keep=False

@@ -3,8 +3,8 @@
     python benchmarks/compare.py CHECKPOINT FOLDER [--runs 3] [--pictures 1000] [--only cold ...]
 
 CHECKPOINT is a resnest50 state dict; FOLDER holds pictures, which are linked to as often as it
-takes. Printed are medians of seconds, of peak memory, and of the ratios round by round. timm and
-openvino must be installed.
+takes. Printed are medians of seconds, of peak memory, and of the ratios round by round. timm,
+openvino and ncnn must be installed.
 """
 
 from __future__ import annotations
@@ -87,6 +87,13 @@ rates = [len(paths) / statistics.median(times) for times in zip(*pairs)]
 ratios = [round(a / b, 2) for a, b in pairs]
 print(f"{engine} {precision}: alone {rates[0]:.1f}/s, whole {rates[1]:.1f}/s; ratios {ratios}")
 """
+RUNS = (
+    ("ncnn", "fp32"),
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+    ("torch", "fp32"),
+    ("torch", "bf16"),
+)
 PYTHON = [sys.executable, "-W", "ignore"]
 
 
@@ -168,11 +175,10 @@ def folder(b: Bench) -> None:
     b.fresh_home()
     files, out = b.folder(b.count), str(b.work / "timm.csv")
     commands = {}
-    for engine in ("openvino", "torch"):
-        for precision in ("fp32", "bf16"):
-            options = ("--engine", engine, "--precision", precision, "-q")
-            Cost.of(b.predict(b.folder(32), *options))  # compiles
-            commands[f"{engine} {precision}"] = b.predict(files, *options)
+    for engine, precision in RUNS:
+        options = ("--engine", engine, "--precision", precision, "-q")
+        Cost.of(b.predict(b.folder(32), *options))  # compiles
+        commands[f"{engine} {precision}"] = b.predict(files, *options)
     for precision in ("fp32", "bf16"):
         loop = [*PYTHON, "-c", LOOP, b.checkpoint, files, precision, out]
         commands[f"timm {precision}"] = loop
@@ -182,12 +188,11 @@ def folder(b: Bench) -> None:
 def alone(b: Bench) -> None:
     """What reading, preparing and waiting take beside the engine."""
     b.fresh_home()
-    for engine in ("openvino", "torch"):
-        for precision in ("fp32", "bf16"):
-            one = b.predict(str(b.pictures[0]), "--engine", engine, "--precision", precision)
-            Cost.of(one)  # compiles
-            what = (b.checkpoint, b.folder(b.count), engine, precision, str(b.runs))
-            subprocess.run([*PYTHON, "-c", ALONE, *what], check=True)
+    for engine, precision in RUNS:
+        one = b.predict(str(b.pictures[0]), "--engine", engine, "--precision", precision)
+        Cost.of(one)  # compiles
+        what = (b.checkpoint, b.folder(b.count), engine, precision, str(b.runs))
+        subprocess.run([*PYTHON, "-c", ALONE, *what], check=True)
 
 
 def memory(b: Bench) -> None:
@@ -195,7 +200,7 @@ def memory(b: Bench) -> None:
     b.fresh_home()
     peaks = []
     command = [*PYTHON, "-m", "resnest_cli", "predict", "-m", "demo", "-f", "csv", "-q"]
-    Cost.of([*command, "--engine", "openvino", b.folder(32)])  # compiles
+    Cost.of([*command, b.folder(500)])  # compiles
     for count in (500, 20_000):
         cost = Cost.of([*command, b.folder(count)])
         peaks.append(cost.megabytes)

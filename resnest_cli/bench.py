@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from resnest_cli import bundled, checkpoints
 from resnest_cli.card import ModelCard
-from resnest_cli.engines.base import EngineOptions, check_card, chooses_openvino, open_engine
+from resnest_cli.engines.base import EngineOptions, check_card, chosen_engine, open_engine
 from resnest_cli.engines.torch_engine import exact, resolve_device
 from resnest_cli.errors import EngineError
 from resnest_cli.model.load import build, load_state, save_checkpoint
@@ -193,7 +193,7 @@ def _compare(
         yield Measured(
             model=printable(loaded.card.name),
             engine=name,
-            device="cpu" if name == "openvino" else device,
+            device="cpu" if name in ("openvino", "ncnn") else device,
             precision=precision,
             batch_size=batch_size,
             latency_ms=1e3 * median,
@@ -235,5 +235,5 @@ def _in_turn(steps: dict[str, Step], seconds: float) -> dict[str, list[float]]:
 
 def engines_here(device: str) -> list[str]:
     """The engines that can run on a device of this machine."""
-    fast = chooses_openvino(EngineOptions(engine="auto", device=device))
-    return ["torch", *(["openvino"] if fast else [])]
+    options = (EngineOptions(device=device, many=many) for many in (False, True))
+    return list(dict.fromkeys(["torch", *map(chosen_engine, options)]))

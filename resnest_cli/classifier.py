@@ -15,7 +15,7 @@ import numpy as np
 from resnest_cli import cache
 from resnest_cli.batch import Prepared, batches, in_background
 from resnest_cli.decoding import MAX_PIXELS, Decoding
-from resnest_cli.engines.base import EngineOptions, chooses_openvino, open_engine
+from resnest_cli.engines.base import EngineOptions, chosen_engine, open_engine
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.files import is_graph
 from resnest_cli.labels import numbered, read_labels
@@ -53,7 +53,8 @@ class Classifier:
         fast_jpeg: decode large JPEGs at a half, a quarter or an eighth of their size, where that is
             still twice what the network's resize wants: quicker, with answers a little different.
         device: `auto`, `cpu`, `cuda`, `cuda:N`, several as `cuda:0,1`, or `mps`.
-        engine: `auto`, `torch` or `openvino`; auto is openvino on a CPU where it is installed.
+        engine: `auto`, `torch`, `openvino` or `ncnn`; auto is openvino on a CPU where it is
+            installed.
         precision: `fp32`, `bf16` or `fp16`.
         compiled: by `torch.compile`, for long runs: the first batch takes a minute or so.
         batch_size: pictures per step of `stream`, 1 to 4096; default: what suits the device.
@@ -62,6 +63,8 @@ class Classifier:
         allow_private: read pictures at URLs on this machine and on private networks, too.
         answer_first: with engine `auto`, take what is ready at once rather than wait while the
             network is compiled for the processor, which a first use does; `compile` does it later.
+        many: with engine `auto`, take ncnn in fp32 on a CPU where it is installed: it starts later
+            than openvino, which some hundred pictures make up for.
         on_progress: called with a download's bytes so far, and in all where that is known.
 
     Raises:
@@ -93,6 +96,7 @@ class Classifier:
         offline: bool = False,
         allow_private: bool = False,
         answer_first: bool = False,
+        many: bool = False,
         on_progress: Progress | None = None,
     ) -> None:
         if not 0 <= threshold <= 1:
@@ -104,8 +108,9 @@ class Classifier:
         given = read_labels(Path(labels)) if labels is not None else None
         path = Path(weights) if weights is not None else None
         self._options = EngineOptions(
-            model, path, engine, device, precision, offline, compiled, answer_first=answer_first
-        )
+            model, path, engine, device, precision, offline, compiled,
+            answer_first=answer_first, many=many,
+        )  # fmt: skip
         self.engine = open_engine(self._options, on_progress)
         self.card = self.engine.card
         self.preprocessing = self.card.preprocessing.named(preprocess)
@@ -184,7 +189,7 @@ class Classifier:
 
     def compile(self) -> None:
         """Compile the network for the next use, where that was put off for an answer first."""
-        if self.engine.name == "torch" and chooses_openvino(self._options):
+        if self.engine.name == "torch" and chosen_engine(self._options) == "openvino":
             open_engine(replace(self._options, answer_first=False))
 
     def describe(self) -> str:

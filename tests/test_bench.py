@@ -75,7 +75,7 @@ def test_published_figures_are_for_published_weights(run, legacy_checkpoint):
     [
         (("nothing",), "no model fits 'nothing'"),
         (("resnest14", "--all"), "one of them"),
-        (("--engine", "onnx"), "'onnx' is none of torch, openvino"),
+        (("--engine", "onnx"), "'onnx' is none of torch, openvino, ncnn"),
         (("--precision", "int8"), "'int8' is none of fp32"),
         (("demo", "--chart", "x.jpg"), "should end in .png"),
     ],

@@ -163,10 +163,9 @@ def test_answers_are_timms_on_all_photographs(classifier, legacy_checkpoint, pho
     assert_equal_to_timm(classifier.stream(photos), timms_answers(legacy_checkpoint, images))
 
 
-@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize("engine", ["torch", "openvino", "ncnn"])
 def test_two_streams_at_once(engine):
-    if engine == "openvino":
-        pytest.importorskip("openvino", reason="openvino is not installed (extra fast)")
+    pytest.importorskip(engine, reason=f"{engine} is not installed (extra fast)")
     classifier = Classifier("demo", engine=engine, device="cpu", batch_size=4)
     one, other = ([drawn(80, 60, seed=s) for s in range(start, start + 30)] for start in (0, 30))
     expected = [r.predictions for r in (*classifier.stream(one), *classifier.stream(other))]

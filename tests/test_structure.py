@@ -19,6 +19,7 @@ TORCH = (
     "resnest_cli.model",
     "resnest_cli.engines.torch_engine",
     "resnest_cli.engines.openvino_convert",
+    "resnest_cli.engines.ncnn_graph",
     "resnest_cli.bench",
     "resnest_cli.export",
     *(

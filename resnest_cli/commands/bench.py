@@ -49,7 +49,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help=r"torch or openvino; may be given again. \[default: those that there are]",
+            help=r"torch, openvino or ncnn; may be given again. \[default: those that there are]",
         ),
     ] = None,
     precision: Annotated[

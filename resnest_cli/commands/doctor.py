@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import typer
 
 from resnest_cli import __version__, bundled, cache, checkpoints
+from resnest_cli.engines.base import MANY
 from resnest_cli.errors import ResNeStError
 from resnest_cli.variants import VARIANTS
 
@@ -77,6 +78,8 @@ def _devices() -> None:
     _line("torch", "ready")
     if find_spec("openvino"):
         _line("openvino", "ready, and auto's choice on a CPU")
+    if find_spec("ncnn"):
+        _line("ncnn", f"ready, and auto's choice on a CPU for {MANY} pictures or more in fp32")
 
 
 def _cache() -> None:

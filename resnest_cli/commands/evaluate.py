@@ -15,6 +15,7 @@ from resnest_cli import charts, folders
 from resnest_cli.bundled import DEMO
 from resnest_cli.commands import options
 from resnest_cli.decoding import MAX_PIXELS
+from resnest_cli.engines.base import MANY
 from resnest_cli.errors import DatasetError, ImageError, OutputError, UsageError
 from resnest_cli.terminal import (
     SUMMARY,
@@ -146,6 +147,7 @@ def evaluate(
             batch_size=batch_size,
             workers=workers,
             offline=offline,
+            many=len(pictures) >= MANY,
             on_progress=bar if show else None,
         )
     pictures, truths = matching.targets(pictures, classifier.labels, skip_unknown=skip_unknown)

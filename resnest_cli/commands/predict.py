@@ -23,6 +23,7 @@ import typer
 from resnest_cli import __version__, sources
 from resnest_cli.commands import options
 from resnest_cli.decoding import MAX_PIXELS
+from resnest_cli.engines.base import MANY
 from resnest_cli.errors import ResNeStError, UsageError
 from resnest_cli.terminal import (
     SUMMARY,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-_FEW = 20  # pictures
+_FEW = 20  # pictures, that are done sooner than a network is compiled
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,11 @@ class Inputs:
             return None
         return sum(1 for _ in self.sources())
 
-    def are_few(self) -> bool:
-        """Whether they are done sooner than a network is compiled."""
+    def are(self, count: int) -> bool:
+        """Whether there are so many or more; of a pipe that is taken for granted."""
         if self.files_from and not os.path.isfile(self.files_from):
-            return False
-        return len(list(islice(self.sources(), _FEW + 1))) <= _FEW
+            return True
+        return next(islice(self.sources(), count - 1, None), None) is not None
 
     def is_one_picture(self) -> bool:
         """Whether there is no more than one to wait for."""
@@ -174,7 +175,7 @@ def predict(
             max_pixels=max_pixels, fast_jpeg=fast_jpeg, device=device, engine=engine,
             precision=precision, compiled=compiled, batch_size=batch_size, workers=workers,
             offline=offline, allow_private=allow_private,
-            answer_first=output is None and wanted.are_few(),
+            answer_first=output is None and not wanted.are(_FEW + 1), many=wanted.are(MANY),
             on_progress=bar if stderr_is_terminal() and not quiet else None,
         )  # fmt: skip
     from resnest_cli.output import open_output

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from resnest_cli.card import ModelCard
     from resnest_cli.fetch import Progress
 
-ENGINES = ("auto", "torch", "openvino")
+ENGINES = ("auto", "torch", "openvino", "ncnn")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16", "fp16")
+MANY = 200  # pictures, for which an engine may take its time to start
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class EngineOptions:
     compiled: bool = False  # by torch.compile: slow to start, for long runs
     keep: bool = True  # in the cache folder, what openvino compiled
     answer_first: bool = False  # `auto`: rather run on torch than make someone wait for compiling
+    many: bool = False  # `auto`: rather be quick with hundreds of pictures than soon ready for one
 
 
 class Engine(Protocol):
@@ -66,7 +68,12 @@ def open_engine(options: EngineOptions, on_progress: Progress | None = None) -> 
         CheckpointError: the weights are missing, damaged or of another network.
     """
     options = _settled(options)
-    if chooses_openvino(options):
+    engine = chosen_engine(options)
+    if engine == "ncnn":
+        from resnest_cli.engines.ncnn_engine import NcnnEngine
+
+        return NcnnEngine.open(options, on_progress)
+    if engine == "openvino":
         from resnest_cli.engines import openvino_engine
 
         ready = not options.answer_first or openvino_engine.is_ready(options)
@@ -85,33 +92,35 @@ def _settled(options: EngineOptions) -> EngineOptions:
         if value not in known:
             raise UsageError(f"'{value}' is none of {', '.join(known)}")
     if options.weights and is_graph(options.weights):
-        if options.engine == "torch" or options.device not in ("auto", "cpu"):
+        if options.engine in ("torch", "ncnn") or options.device not in ("auto", "cpu"):
             raise EngineError(
-                f"'{options.weights}' is a graph for --engine openvino on the cpu; for torch and "
-                "other devices give the checkpoint that it was exported from"
+                f"'{options.weights}' is a graph for --engine openvino on the cpu; for other "
+                "engines and devices give the checkpoint that it was exported from"
             )
         options = replace(options, engine="openvino")
-    if options.engine == "openvino":
+    if options.engine in ("openvino", "ncnn"):
         if options.compiled:
-            raise UsageError("--compile is for --engine torch; openvino compiles in any case")
-        if find_spec("openvino") is None:
-            raise EngineError("openvino is not installed\npip install 'resnest-cli[fast]'")
+            raise UsageError(f"--compile is for --engine torch, not for {options.engine}")
+        if find_spec(options.engine) is None:
+            raise EngineError(f"{options.engine} is not installed\npip install 'resnest-cli[fast]'")
         if options.device not in ("auto", "cpu"):
             raise EngineError(
-                f"openvino runs on the cpu here; use --engine torch for {options.device}"
+                f"{options.engine} runs on the cpu here; use --engine torch for {options.device}"
             )
     return options
 
 
-def chooses_openvino(options: EngineOptions) -> bool:
-    """Whether a network is run by OpenVINO: asked for, or at hand where there is no GPU."""
+def chosen_engine(options: EngineOptions) -> str:
+    """The engine that is asked for, or that `auto` is here: a CPU's where there is no GPU."""
     engine = os.environ.get("RESNEST_ENGINE") if options.engine == "auto" else options.engine
     if engine not in (None, "", "auto"):
-        return engine == "openvino"
-    if options.compiled:
-        return False
+        return engine
     cpu = options.device == "cpu" or (options.device == "auto" and not _sees_gpu())
-    return cpu and options.precision != "fp16" and find_spec("openvino") is not None
+    if options.compiled or not cpu or options.precision == "fp16":
+        return "torch"
+    if options.many and options.precision == "fp32" and find_spec("ncnn") is not None:
+        return "ncnn"
+    return "openvino" if find_spec("openvino") is not None else "torch"
 
 
 def check_card(card: ModelCard) -> None:

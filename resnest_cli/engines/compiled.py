@@ -1,4 +1,4 @@
-"""Networks that are compiled for this processor, kept in the cache folder.
+"""Networks in the form that an engine loads, kept in the cache folder.
 
 An entry is a graph and, written after it, a note with the graph's digest and the network's card.
 Its name is a digest of everything that the graph depends on, so nothing in it can be out of date;
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +20,21 @@ from numpy.typing import NDArray
 from resnest_cli import cache, checkpoints, digests
 from resnest_cli.card import ModelCard
 from resnest_cli.engines.base import EngineOptions
-from resnest_cli.engines.openvino_runtime import ov
 from resnest_cli.files import into_place
 
 log = logging.getLogger(__name__)
 
 Graph = NDArray[np.uint8]  # (bytes)
-_FORMAT = 3  # of an entry
+_FORMAT = 4  # of an entry
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A network as an engine loads it."""
+
+    graph: Graph  # mapped, where it is kept
+    card: ModelCard
+    layers: str = ""  # how they hang together, where that is no part of the graph
 
 
 @dataclass(frozen=True)
@@ -35,41 +44,67 @@ class Entry:
     graph: Path
     note: Path
     weights_sha256: str
+    engine: str
+    version: str  # of the engine
 
     @classmethod
-    def of(cls, weights: Path, options: EngineOptions) -> Entry:
+    def of(cls, weights: Path, options: EngineOptions, engine: str, version: str) -> Entry:
         """The entry of a checkpoint; the file is read through once, unless its digest is known."""
         sha256 = checkpoints.digest(weights)
         # a file that says nothing of itself is known by its name, or by what the user calls it
         named = (options.model, options.weights.name if options.weights else None)
-        parts = (_FORMAT, sha256, named, options.precision, ov.get_version(), _cpu())
+        parts = (_FORMAT, sha256, named, options.precision, engine, version, _cpu())
         key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         folder = cache.home() / "compiled"
-        return cls(folder / f"{key}.graph", folder / f"{key}.json", sha256)
+        return cls(folder / f"{key}.graph", folder / f"{key}.json", sha256, engine, version)
 
-    def read(self) -> tuple[Graph, ModelCard] | None:
-        """The graph, mapped, and the card; None where there is no entry, or no whole one."""
+    def read_or(self, make: Callable[[], Compiled]) -> Compiled:
+        """What is kept, or else what is made now, and kept.
+
+        Another process that makes it at the same time is waited for.
+        """
+        if found := self.read():
+            return found
+        from filelock import FileLock  # only here: it watches every fork, and may complain of one
+
+        made: Compiled | None = None
+        try:
+            self.graph.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.graph.with_suffix(".lock")):
+                if found := self.read():
+                    return found
+                made = make()
+                self.write(made)
+        except OSError as error:  # a cache folder that cannot be written is no reason to stop
+            log.warning("the compiled network is not kept: %s", error.strerror or error)
+        return made or make()
+
+    def read(self) -> Compiled | None:
+        """What is kept; None where there is no entry, or no whole one."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
             if digests.of(self.graph) != note["graph_sha256"]:
                 raise ValueError("the graph is not the one that was written")
             # copied where it is written to, which OpenVINO wants to be allowed and does not do
-            return np.memmap(self.graph, np.uint8, "c"), ModelCard.from_json(note["card"])
+            graph = np.memmap(self.graph, np.uint8, "c")
+            return Compiled(graph, ModelCard.from_json(note["card"]), note["layers"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.info("the compiled network in '%s' is not used: %s", self.graph, error)
             return None
 
-    def write(self, graph: Graph, card: ModelCard) -> None:
+    def write(self, made: Compiled) -> None:
         """Keep a graph; other versions' graphs of the same checkpoint go."""
         with into_place(self.graph) as path:
-            path.write_bytes(graph.data)
+            path.write_bytes(made.graph.data)
         note = {
-            "graph_sha256": hashlib.sha256(graph.data).hexdigest(),
+            "graph_sha256": hashlib.sha256(made.graph.data).hexdigest(),
             "weights_sha256": self.weights_sha256,
-            "openvino": ov.get_version(),
-            "card": card.to_json(),
+            "engine": self.engine,
+            "version": self.version,
+            "card": made.card.to_json(),
+            "layers": made.layers,
         }
         with into_place(self.note) as path:
             path.write_text(json.dumps(note, ensure_ascii=False), encoding="utf-8")
@@ -79,8 +114,10 @@ class Entry:
         for path in self.note.parent.glob("*.json"):
             try:
                 note = json.loads(path.read_text(encoding="utf-8"))
-                same = note["weights_sha256"] == self.weights_sha256
-                if same and note["openvino"] != ov.get_version():
+                same = (note["weights_sha256"], note["engine"]) == (
+                    self.weights_sha256, self.engine,
+                )  # fmt: skip
+                if same and note["version"] != self.version:
                     path.unlink()
                     path.with_suffix(".graph").unlink(missing_ok=True)
             except (OSError, ValueError, KeyError, TypeError):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from resnest_cli import checkpoints
 from resnest_cli.card import ModelCard
 from resnest_cli.engines.base import EngineOptions, check_card
-from resnest_cli.engines.compiled import Entry, Graph
+from resnest_cli.engines.compiled import Compiled, Entry, Graph
 from resnest_cli.engines.openvino_graph import read_graph, unusable, with_pixels
 from resnest_cli.engines.openvino_runtime import ov
 from resnest_cli.errors import CheckpointError, EngineError
@@ -65,11 +65,10 @@ class OpenVINOEngine:
             options.model, options.weights, offline=options.offline, on_progress=on_progress
         )
         if options.keep:
-            entry = Entry.of(weights, options)
-            found = entry.read() or _compile(core, entry, options)
+            found = _entry(weights, options).read_or(lambda: _converted(core, options))
         else:
             found = _converted(core, options)
-        engine = cls(*found, weights, options.precision)
+        engine = cls(found.graph, found.card, weights, options.precision)
         if options.answer_first:  # few pictures, perhaps one: load while the first is decoded
             Thread(target=engine._load_early, name="loading", daemon=True).start()
         return engine
@@ -123,33 +122,17 @@ def is_ready(options: EngineOptions) -> bool:
     """Whether a network, already on disk, was compiled by an earlier run."""
     try:
         weights = checkpoints.locate(options.model, options.weights, offline=True)
-        entry = Entry.of(weights, options)
+        entry = _entry(weights, options)
     except Exception:  # whatever is wrong will be told by who loads it
         return False
     return entry.graph.exists() and entry.note.exists()
 
 
-def _compile(core: ov.Core, entry: Entry, options: EngineOptions) -> tuple[Graph, ModelCard]:
-    """Convert and keep a network; another process that does so at the same time is waited for."""
-    from filelock import FileLock  # only here: it watches every fork, and may complain of one
-
-    try:
-        entry.graph.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(entry.graph.with_suffix(".lock")):
-            if found := entry.read():
-                return found
-            graph, card = _converted(core, options)
-            try:
-                entry.write(graph, card)
-            except OSError as error:
-                log.warning("the compiled network is not kept: %s", error.strerror or error)
-            return graph, card
-    except OSError as error:  # a cache folder that cannot be written is no reason to stop
-        log.warning("the compiled network is not kept: %s", error.strerror or error)
-        return _converted(core, options)
+def _entry(weights: Path, options: EngineOptions) -> Entry:
+    return Entry.of(weights, options, OpenVINOEngine.name, ov.get_version())
 
 
-def _converted(core: ov.Core, options: EngineOptions) -> tuple[Graph, ModelCard]:
+def _converted(core: ov.Core, options: EngineOptions) -> Compiled:
     log.log(SUMMARY, "compiling the network for this processor, once ...")
     start = time.monotonic()
     if options.weights and is_graph(options.weights):
@@ -172,7 +155,7 @@ def _converted(core: ov.Core, options: EngineOptions) -> tuple[Graph, ModelCard]
     content = stream.getvalue() if isinstance(stream, io.BytesIO) else bytes(stream)
     graph = np.frombuffer(bytearray(content), np.uint8)  # what OpenVINO is given can be written
     log.log(SUMMARY, "compiled in %.1f s", time.monotonic() - start)
-    return graph, card
+    return Compiled(graph, card)
 
 
 def _settings(precision: str) -> dict[str, str]:

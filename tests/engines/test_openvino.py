@@ -11,8 +11,8 @@ import pytest
 
 from resnest_cli import Classifier
 from resnest_cli.engines import base
-from resnest_cli.engines.base import EngineOptions, chooses_openvino, open_engine
-from resnest_cli.engines.compiled import Entry
+from resnest_cli.engines.base import EngineOptions, chosen_engine, open_engine
+from resnest_cli.engines.openvino_engine import _entry
 from resnest_cli.errors import EngineError
 from tests.conftest import RESNEST, ROOT, drawn, lines
 
@@ -41,7 +41,7 @@ def kept(tmp_path_factory):
 def graph_of(home, monkeypatch, **options):
     monkeypatch.setenv("RESNEST_HOME", str(home))
     weights = ROOT / "resnest_cli" / "data" / "demo.safetensors"
-    return Entry.of(weights, EngineOptions("demo", **options)).graph
+    return _entry(weights, EngineOptions("demo", **options)).graph
 
 
 def probabilities(classifier, pictures):
@@ -176,21 +176,21 @@ def test_bf16_is_taken_only_when_asked_for_and_fp16_refused(monkeypatch):
 
 def test_without_openvino_torch_is_taken_and_the_pip_command_named(monkeypatch):
     monkeypatch.setattr(base, "find_spec", lambda name: None)
-    assert not chooses_openvino(EngineOptions(device="cpu"))
+    assert chosen_engine(EngineOptions(device="cpu")) == "torch"
     with pytest.raises(EngineError, match=r"pip install 'resnest-cli\[fast\]'"):
         open_engine(EngineOptions("demo", engine="openvino"))
 
 
 def test_what_auto_takes(monkeypatch):
     monkeypatch.setattr(base, "_sees_gpu", lambda: False)
-    assert chooses_openvino(EngineOptions())
-    assert chooses_openvino(EngineOptions(device="cpu"))
-    assert not chooses_openvino(EngineOptions(device="cuda"))
-    assert not chooses_openvino(EngineOptions(precision="fp16"))
+    assert chosen_engine(EngineOptions()) == "openvino"
+    assert chosen_engine(EngineOptions(device="cpu")) == "openvino"
+    assert chosen_engine(EngineOptions(device="cuda")) == "torch"
+    assert chosen_engine(EngineOptions(precision="fp16")) == "torch"
     monkeypatch.setattr(base, "_sees_gpu", lambda: True)
-    assert not chooses_openvino(EngineOptions())
+    assert chosen_engine(EngineOptions()) == "torch"
     monkeypatch.setenv("RESNEST_ENGINE", "torch")
-    assert not chooses_openvino(EngineOptions(device="cpu"))
+    assert chosen_engine(EngineOptions(device="cpu")) == "torch"
     with pytest.raises(EngineError, match="--engine torch for cuda"):
         open_engine(EngineOptions("demo", engine="openvino", device="cuda"))
 

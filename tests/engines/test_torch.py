@@ -9,7 +9,7 @@ import torch
 
 from resnest_cli import Classifier
 from resnest_cli.engines import torch_engine
-from resnest_cli.engines.base import EngineOptions, chooses_openvino, open_engine
+from resnest_cli.engines.base import EngineOptions, chosen_engine, open_engine
 from resnest_cli.engines.torch_engine import (
     SeveralEngines,
     TorchEngine,
@@ -142,8 +142,8 @@ def test_what_cannot_be_compiled_says_so(monkeypatch):
 
 def test_compiling_is_for_torch(monkeypatch):
     monkeypatch.delenv("RESNEST_ENGINE")
-    assert not chooses_openvino(EngineOptions(device="cpu", compiled=True))
-    with pytest.raises(UsageError, match="openvino compiles in any case"):
+    assert chosen_engine(EngineOptions(device="cpu", compiled=True)) == "torch"
+    with pytest.raises(UsageError, match="--compile is for --engine torch, not for openvino"):
         open_engine(EngineOptions("demo", engine="openvino", compiled=True))
 
 
