@@ -161,9 +161,7 @@ class _Graph:
 
     def global_average(self, x: str) -> str:
         """Maps (channels, H, W) to a vector (channels)."""
-        mean, height_and_width = 3, _array([1, 2])  # more exact than Pooling, which adds one by one
-        values: dict[int, object] = {0: mean, 1: 0, -23303: height_and_width, 4: 0, 5: 1}
-        return self.add("Reduction", [x], self.shapes[x][:1], values)
+        return self.add("Pooling", [x], self.shapes[x][:1], {0: _AVERAGE, 4: 1})
 
     def pooling(self, kind: int, x: str, layer: nn.MaxPool2d | nn.AvgPool2d) -> str:
         size, stride, padding = (_side(n) for n in (layer.kernel_size, layer.stride, layer.padding))
