@@ -85,11 +85,11 @@ class Inputs:
             return None
         return sum(1 for _ in self.sources())
 
-    def are(self, count: int) -> bool:
-        """Whether there are so many or more; of a pipe that is taken for granted."""
+    def count_to(self, limit: int) -> int:
+        """How many there are, or the limit where there are more; a pipe is taken to hold more."""
         if self.files_from and not os.path.isfile(self.files_from):
-            return True
-        return next(islice(self.sources(), count - 1, None), None) is not None
+            return limit
+        return sum(1 for _ in islice(self.sources(), limit))
 
     def is_one_picture(self) -> bool:
         """Whether there is no more than one to wait for."""
@@ -166,6 +166,7 @@ def predict(
     output = None if output == Path("-") else output
     chosen = _chosen_format(fmt, output, resume=resume, overwrite=overwrite)
     name = options.chosen_model(model, weights)
+    count = wanted.count_to(MANY)
     with DownloadBar(name or "resnest50") as bar, _no_garbage_collection():
         from resnest_cli.classifier import Classifier
 
@@ -175,7 +176,7 @@ def predict(
             max_pixels=max_pixels, fast_jpeg=fast_jpeg, device=device, engine=engine,
             precision=precision, compiled=compiled, batch_size=batch_size, workers=workers,
             offline=offline, allow_private=allow_private,
-            answer_first=output is None and not wanted.are(_FEW + 1), many=wanted.are(MANY),
+            answer_first=output is None and count <= _FEW, many=count >= MANY,
             on_progress=bar if stderr_is_terminal() and not quiet else None,
         )  # fmt: skip
     from resnest_cli.output import open_output
