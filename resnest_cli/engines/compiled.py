@@ -25,7 +25,7 @@ from resnest_cli.files import into_place
 log = logging.getLogger(__name__)
 
 Graph = NDArray[np.uint8]  # (bytes)
-_FORMAT = 4  # of an entry, and of what is in it: another number whenever that is made otherwise
+_FORMAT = 5  # of an entry, and of what is in it: another number whenever that is made otherwise
 
 
 @dataclass(frozen=True)

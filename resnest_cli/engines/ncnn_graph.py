@@ -8,12 +8,13 @@ order of the layers, each after four bytes that say how they are stored (zeros: 
 Each line ends with the shapes of its outputs at the network's own resolution, by which ncnn chooses
 the size of its tiles; pictures of another size go through all the same.
 
-Two things are brought into a form in which they cost less, with the same results but for rounding:
+Three things get a form in which they cost less, with the same results but for rounding:
 
 - Of a split-attention block each split is a convolution of its own (its groups are the split's), so
   that no large map is copied to take it apart.
 - The attention's two layers are full matrices. The first takes the pooled maps of all splits, which
   adds them up; the rows of the second stand in the order in which the maps do.
+- Where a shortcut has a convolution, that and the block's last one are one, of the maps of both.
 """
 
 from __future__ import annotations
@@ -66,10 +67,17 @@ def _bottleneck(graph: _Graph, block: Bottleneck, x: str) -> str:
     out = _average_pooling(graph, block.avd_before, out)
     out = _split_attention(graph, block.conv2, out)
     out = _average_pooling(graph, block.avd_behind, out)
-    out = graph.convolution(block.conv3, out)
     if isinstance(block.downsample, nn.Sequential):
         shortcut = _average_pooling(graph, block.downsample[0], shortcut)
-        shortcut = graph.convolution(block.downsample[1], shortcut)
+        last, other = block.conv3, block.downsample[1]
+        assert isinstance(other, nn.Conv2d)
+        assert last.bias is not None
+        assert other.bias is not None
+        return graph.convolution(
+            last, graph.joined([out, shortcut]), relu=True,
+            weight=torch.cat([last.weight, other.weight], 1), bias=last.bias + other.bias,
+        )  # fmt: skip
+    out = graph.convolution(block.conv3, out)
     return graph.add("ReLU", [graph.add("BinaryOp", [out, shortcut], values={0: _ADD})])
 
 
@@ -153,11 +161,12 @@ class _Graph:
         shapes = [(size, *self.shapes[x][1:]) for size in sizes]
         return self._add("Slice", [x], shapes, {-23300: _array(sizes), 1: 0})
 
-    def joined(self, vectors: Sequence[str]) -> str:
-        if len(vectors) == 1:
-            return vectors[0]
-        length = sum(self.shapes[x][0] for x in vectors)
-        return self.add("Concat", vectors, (length,), {0: 0})
+    def joined(self, inputs: Sequence[str]) -> str:
+        """Maps or vectors put together at their first dimension."""
+        if len(inputs) == 1:
+            return inputs[0]
+        length = sum(self.shapes[x][0] for x in inputs)
+        return self.add("Concat", inputs, (length, *self.shapes[inputs[0]][1:]), {0: 0})
 
     def global_average(self, x: str) -> str:
         """Maps (channels, H, W) to a vector (channels)."""
