@@ -90,6 +90,7 @@ def train(
     precision: training.Precision = None,
     device: options.Device = "auto",
     workers: training.Workers = None,
+    compiled: training.Compile = False,
     offline: options.Offline = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -141,8 +142,9 @@ def train(
         if batch_size is None:
             recipe = replace(recipe, batch_size=_batch_size(recipe, len(learn), processes))
         trainer, card = _prepare(
-            wanted, learn, check, recipe, folder, device, processes, workers, quiet=quiet
-        )
+            wanted, learn, check, recipe, folder, device, processes, workers,
+            compiled=compiled, quiet=quiet,
+        )  # fmt: skip
         _begin(trainer, folder, resume=resume)
         if val_folder is None and processes.leads:
             write_held_out(check, train_folder, folder / HELD_OUT)
@@ -190,6 +192,7 @@ def _prepare(
     processes: Processes,
     workers: int | None,
     *,
+    compiled: bool,
     quiet: bool,
 ) -> tuple[Trainer, ModelCard]:
     from resnest_cli.training.trainer import Trainer
@@ -200,7 +203,7 @@ def _prepare(
     trainer = Trainer(
         network, learn, check, recipe=recipe, preprocessing=card.preprocessing, device=device,
         workers=_workers(workers, device, processes), state_file=folder / STATE,
-        processes=processes,
+        processes=processes, compiled=compiled,
     )  # fmt: skip
     return trainer, card
 

@@ -235,6 +235,15 @@ Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace the run in --output.", rich_help_panel=_OUTPUT),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Let torch compile the network, for long runs: it takes a minute or so first, and "
+        "needs a C++ compiler on a CPU.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from resnest_cli import cache
 from resnest_cli.engines.base import DEVICES, Engine, EngineOptions, check_card
@@ -54,7 +54,7 @@ class TorchEngine:
         fold_batch_norm(network)
         _narrow(network, self._dtype)
         network = network.to(device).to(memory_format=torch.channels_last)
-        self._network = _compiled(network) if compiled else network
+        self._network = compiled_by_torch(network) if compiled else network
         # what torch.compile makes was not tried in two threads at once
         self._streams = _streams() if device == "cpu" and not compiled else []
         self.at_once = 2 if self._streams else 1  # a half that is done begins with the next batch
@@ -211,10 +211,11 @@ def _narrow(network: ResNeSt, dtype: torch.dtype) -> None:
             module.fc2.float()
 
 
-def _compiled(network: ResNeSt) -> Callable[[Tensor], Tensor]:
-    """The network compiled by torch, which takes a minute or so when it first meets a batch size.
+def compiled_by_torch(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A network compiled by torch, which takes a minute or so when it first meets a batch size.
 
     What it generates and runs is kept in the cache folder, not in a folder that others can fill.
+    What is returned raises `EngineError` where torch cannot compile.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.home() / "inductor"))
     fast: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False)

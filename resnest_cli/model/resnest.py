@@ -139,8 +139,17 @@ def _stage(architecture: Architecture, number: int, in_channels: int) -> nn.Sequ
     return nn.Sequential(first, *rest)
 
 
-def initialise(model: ResNeSt, *, generator: torch.Generator | None = None) -> None:
-    """Fill a new network with random weights: He et al. (arXiv 1502.01852), fan out, for ReLU."""
+def initialise(
+    model: ResNeSt, *, zero_gamma: bool = False, generator: torch.Generator | None = None
+) -> None:
+    """Fill a new network with random weights: He et al. (arXiv 1502.01852), fan out, for ReLU.
+
+    Args:
+        model: changed in place.
+        zero_gamma: begin each block's last batch norm at 0, so that at first a block passes on its
+            shortcut alone; deep networks learn sooner (Goyal et al., arXiv 1706.02677, 5.1).
+        generator: of the random numbers; torch's global one by default.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(
@@ -155,3 +164,7 @@ def initialise(model: ResNeSt, *, generator: torch.Generator | None = None) -> N
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01, generator=generator)
             nn.init.zeros_(module.bias)
+    if zero_gamma:
+        for module in model.modules():
+            if isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)

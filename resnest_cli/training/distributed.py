@@ -140,6 +140,7 @@ class SharedDropout(nn.Dropout):
         self.step = 0
         self.processes = processes
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # else compiled for each step
     def forward(self, x: Tensor) -> Tensor:
         """Features (N, C) to features of the same shape, a share of them 0 in training."""
         if not self.training or self.p == 0:

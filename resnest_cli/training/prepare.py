@@ -78,7 +78,7 @@ class NetworkOptions:
                 begun = replace(begun, name=f"{variant.name}-w{self.width:g}")
             card = self._card(begun, labels, recipe)
             network = ResNeSt(architecture, num_classes=card.num_classes)
-            initialise(network)
+            initialise(network, zero_gamma=True)
             return network, card
         loaded = load_state(
             self.model, weights=self.weights, offline=self.offline, on_progress=on_progress

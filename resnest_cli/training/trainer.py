@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnest_cli.engines.torch_engine import compiled_by_torch
 from resnest_cli.errors import CheckpointError, DatasetError, ResNeStError
 from resnest_cli.files import into_place
 from resnest_cli.folders import LabelledPictures
@@ -66,6 +67,7 @@ class Trainer:
         workers: processes that decode.
         state_file: where the state is kept for resuming; None keeps none.
         processes: this process's place among those of the run.
+        compiled: let torch compile what a step computes; slow to start.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Trainer:
         workers: int = 0,
         state_file: Path | None = None,
         processes: Processes = ALONE,
+        compiled: bool = False,
     ) -> None:
         processes.check_batch(recipe.batch_size, pairs=recipe.mixes)
         self.recipe = recipe
@@ -95,7 +98,8 @@ class Trainer:
         if recipe.freeze:
             self.network.requires_grad_(False)
             self.network.fc.requires_grad_(True)
-        self._shared = processes.share(self.network)
+        shared = processes.share(self.network)
+        self._forward = compiled_by_torch(shared) if compiled else shared
         self._averaged = averaged(self.network, recipe.ema) if recipe.ema else None
         self._optimizer = optimizer(self.network, recipe)
         self._scaler = torch.amp.GradScaler(
@@ -195,7 +199,7 @@ class Trainer:
         classes = F.one_hot(batch.targets.to(self.device), self.network.num_classes).float()
         targets = mix(pixels, classes, recipe, rng)
         with self._autocast():
-            logits = self._shared(pixels)
+            logits = self._forward(pixels)
         loss = F.cross_entropy(
             logits.float(), targets, self._class_weights, label_smoothing=recipe.label_smoothing
         )

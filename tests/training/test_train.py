@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors import safe_open
@@ -28,6 +29,7 @@ from resnest_cli.preprocess import Preprocessing
 from resnest_cli.training import data as data_module
 from resnest_cli.training.augment import CutOut, PlainView, training_view
 from resnest_cli.training.data import Pictures
+from resnest_cli.training.prepare import NetworkOptions
 from resnest_cli.training.recipe import Recipe
 from tests.conftest import RESNEST, drawn, lines
 from tests.training.conftest import CLASSES, SHORT, TINY, colours
@@ -60,6 +62,17 @@ def test_a_run_leaves_its_record(trained, data):
     assert "epoch 2/2" in done.stderr
     assert "\r" not in done.stderr  # no bar where there is no terminal
     assert f"--weights {folder / 'best.safetensors'}" in done.stdout
+
+
+def test_blocks_begin_as_their_shortcuts():
+    """Which is as in timm, and so that deep networks learn from the first step on."""
+    recipe = Recipe()
+    network, _ = NetworkOptions("resnest26", scratch=True, width=0.25).network(("a", "b"), recipe)
+    theirs = timm.create_model("resnest26d").state_dict()
+    for name, parameter in network.state_dict().items():
+        if name.endswith("bn3.weight"):
+            assert not parameter.any()
+            assert not theirs[name].any()
 
 
 def test_a_checkpoint_says_all_that_predict_must_know(trained, data, run):
@@ -359,3 +372,21 @@ def test_without_matplotlib_the_error_names_the_pip_command(data, tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     assert "pip install 'resnest-cli[train]'" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler (g++)")
+def test_a_compiled_run_learns_the_same(trained, data, tmp_path):
+    """But for rounding; two epochs, in which nothing is compiled anew for each step."""
+    options = [*SHORT, "--compile", "-o", tmp_path / "out"]
+    environment = os.environ | {"TORCH_LOGS": "recompiles"}
+    done = subprocess.run(
+        [*RESNEST, "train", data, *options],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Recompiling" not in done.stderr
+    plain, compiled = (
+        [float(row.split(",")[2]) for row in (folder / "history.csv").read_text().splitlines()[1:]]
+        for folder in (trained[0], tmp_path / "out")
+    )
+    assert compiled == pytest.approx(plain, rel=1e-3)
