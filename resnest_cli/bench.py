@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch.nn import functional
 
 from resnest_cli import bundled, checkpoints
 from resnest_cli.card import ModelCard
-from resnest_cli.engines.base import EngineOptions, check_card, chosen_engine, open_engine
+from resnest_cli.engines.base import EngineOptions, check_card, open_engine
 from resnest_cli.engines.torch_engine import exact, resolve_device
 from resnest_cli.errors import EngineError
 from resnest_cli.model.load import build, load_state, save_checkpoint
@@ -235,5 +236,5 @@ def _in_turn(steps: dict[str, Step], seconds: float) -> dict[str, list[float]]:
 
 def engines_here(device: str) -> list[str]:
     """The engines that can run on a device of this machine."""
-    options = (EngineOptions(device=device, many=many) for many in (False, True))
-    return list(dict.fromkeys(["torch", *map(chosen_engine, options)]))
+    others = ("openvino", "ncnn") if device == "cpu" else ()
+    return ["torch", *(name for name in others if find_spec(name))]

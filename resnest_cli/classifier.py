@@ -63,8 +63,8 @@ class Classifier:
         allow_private: read pictures at URLs on this machine and on private networks, too.
         answer_first: with engine `auto`, take what is ready at once rather than wait while the
             network is compiled for the processor, which a first use does; `compile` does it later.
-        many: with engine `auto`, take ncnn in fp32 on a CPU where it is installed: it starts later
-            than openvino, which some hundred pictures make up for.
+        many: with engine `auto`, take ncnn in fp32 on an AMD CPU where it is installed: it starts
+            later than openvino, which some hundred pictures make up for.
         on_progress: called with a download's bytes so far, and in all where that is known.
 
     Raises:

@@ -121,7 +121,7 @@ def bench(
     settings = timing.Settings(
         chosen,
         weights,
-        engine or timing.engines_here(device),
+        engine or timing.engines_here(place),
         device,
         precision or ["fp32"],
         batch_size or [1],

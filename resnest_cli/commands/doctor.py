@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import typer
 
 from resnest_cli import __version__, bundled, cache, checkpoints
-from resnest_cli.engines.base import MANY
+from resnest_cli.engines.base import MANY, EngineOptions, chosen_engine
 from resnest_cli.errors import ResNeStError
 from resnest_cli.variants import VARIANTS
 
@@ -76,10 +76,11 @@ def _devices() -> None:
         _line("mps", "Apple GPU")
     _section("Engines")
     _line("torch", "ready")
-    if find_spec("openvino"):
-        _line("openvino", "ready, and auto's choice on a CPU")
-    if find_spec("ncnn"):
-        _line("ncnn", f"ready, and auto's choice on a CPU for {MANY} pictures or more in fp32")
+    for name in ("openvino", "ncnn"):
+        if find_spec(name):
+            _line(name, "ready")
+    few, many = (chosen_engine(EngineOptions(device="cpu", many=many)) for many in (False, True))
+    _line("auto", f"on this CPU {few}; for {MANY} pictures or more in fp32 {many}")
 
 
 def _cache() -> None:

@@ -118,9 +118,23 @@ def chosen_engine(options: EngineOptions) -> str:
     cpu = options.device == "cpu" or (options.device == "auto" and not _sees_gpu())
     if options.compiled or not cpu or options.precision == "fp16":
         return "torch"
-    if options.many and options.precision == "fp32" and find_spec("ncnn") is not None:
+    openvino, ncnn = (find_spec(name) is not None for name in ("openvino", "ncnn"))
+    if ncnn and options.many and options.precision == "fp32" and (_is_amd() or not openvino):
         return "ncnn"
-    return "openvino" if find_spec("openvino") is not None else "torch"
+    return "openvino" if openvino else "torch"
+
+
+def _is_amd() -> bool:
+    """Whether AMD made the processor: on theirs ncnn was measured to be quicker than OpenVINO.
+
+    On Intel's OpenVINO was (docs/speed.md), and on others nobody measured.
+    """
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
+            maker = file.read(4096)
+    except OSError:
+        maker = platform.processor()
+    return "AuthenticAMD" in maker
 
 
 def check_card(card: ModelCard) -> None:

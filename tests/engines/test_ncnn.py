@@ -24,6 +24,7 @@ from tests.conftest import RESNEST, ROOT, drawn, lines
 pytest.importorskip("ncnn", reason="ncnn is not installed (extra fast)")
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
+MANY_ON_CPU = EngineOptions(device="cpu", many=True)
 
 
 @pytest.fixture(autouse=True)
@@ -99,14 +100,14 @@ def test_pictures_of_another_size_go_through():
     assert np.abs(probabilities(hub, EXAMPLES) - probabilities(torchs, EXAMPLES)).max() <= 1e-5
 
 
-def test_many_pictures_go_to_ncnn_and_fewer_to_openvino(run, tmp_path):
+def test_many_pictures_may_go_elsewhere_than_fewer(run, tmp_path):
     pytest.importorskip("openvino", reason="openvino is not installed (extra fast)")
     (tmp_path / "many").mkdir()
     for number in range(MANY):
         (tmp_path / "many" / f"{number}.jpg").symlink_to(EXAMPLES[0])
     many = run("predict", tmp_path / "many", "-m", "demo", "--device", "cpu")
     assert many.returncode == 0, many.stderr
-    assert "· ncnn · cpu · fp32" in many.stdout
+    assert f"· {chosen_engine(MANY_ON_CPU)} · cpu · fp32" in many.stdout
     (tmp_path / "many" / "0.jpg").unlink()
     fewer = run("predict", tmp_path / "many", "-m", "demo", "--device", "cpu")
     assert "· openvino · cpu · fp32" in fewer.stdout
@@ -114,7 +115,11 @@ def test_many_pictures_go_to_ncnn_and_fewer_to_openvino(run, tmp_path):
 
 def test_what_auto_takes(monkeypatch):
     monkeypatch.setattr(base, "_sees_gpu", lambda: False)
+    monkeypatch.setattr(base, "_is_amd", lambda: False)
+    assert chosen_engine(EngineOptions(many=True)) == "openvino"
+    monkeypatch.setattr(base, "_is_amd", lambda: True)
     assert chosen_engine(EngineOptions(many=True)) == "ncnn"
+    assert chosen_engine(EngineOptions()) == "openvino"
     assert chosen_engine(EngineOptions(many=True, precision="bf16")) != "ncnn"
     assert chosen_engine(EngineOptions(many=True, compiled=True)) == "torch"
     assert chosen_engine(EngineOptions(many=True, engine="openvino")) == "openvino"
@@ -203,4 +208,4 @@ def test_bench_and_doctor_know_it(run):
         ("ncnn", "cpu"),
     ]
     doctor = subprocess.run([*RESNEST, "doctor"], capture_output=True, text=True, check=False)
-    assert f"auto's choice on a CPU for {MANY} pictures" in doctor.stdout
+    assert f"for {MANY} pictures or more in fp32 {chosen_engine(MANY_ON_CPU)}" in doctor.stdout
