@@ -142,9 +142,8 @@ def train(
         if batch_size is None:
             recipe = replace(recipe, batch_size=_batch_size(recipe, len(learn), processes))
         trainer, card = _prepare(
-            wanted, learn, check, recipe, folder, device, processes, workers,
-            compiled=compiled, quiet=quiet,
-        )  # fmt: skip
+            wanted, learn, check, recipe, folder, device, processes, workers, compiled=compiled
+        )
         _begin(trainer, folder, resume=resume)
         if val_folder is None and processes.leads:
             write_held_out(check, train_folder, folder / HELD_OUT)
@@ -193,12 +192,11 @@ def _prepare(
     workers: int | None,
     *,
     compiled: bool,
-    quiet: bool,
 ) -> tuple[Trainer, ModelCard]:
     from resnest_cli.training.trainer import Trainer
 
     with DownloadBar(wanted.model or "resnest50") as bar:
-        shown = stderr_is_terminal() and not quiet
+        shown = stderr_is_terminal() and log.isEnabledFor(SUMMARY)
         network, card = wanted.network(learn.classes, recipe, bar if shown else None)
     trainer = Trainer(
         network, learn, check, recipe=recipe, preprocessing=card.preprocessing, device=device,
