@@ -99,7 +99,7 @@ def _architecture(values: Mapping[str, Any]) -> Architecture:
     a = replace(a, blocks=(first, second, third, fourth))
     if not (isinstance(a.width, int | float) and 0 < a.width <= 8):
         raise ValueError(f"not a ResNeSt: {a}")
-    sizes = [(blocks, 64) for blocks in a.blocks]
+    sizes = [(blocks, 99) for blocks in a.blocks]
     sizes += [(getattr(a, name), most) for name, most in _MOST.items()]
     if not all(isinstance(size, int) and 1 <= size <= most for size, most in sizes):
         raise ValueError(f"not a ResNeSt: {a}")

@@ -56,6 +56,7 @@ def train(
     weights: options.Weights = None,
     scratch: training.Scratch = False,
     width: training.Width = None,
+    blocks: training.Blocks = None,
     crop: training.Crop = None,
     resize: training.Resize = None,
     interpolation: training.Interpolation = None,
@@ -129,7 +130,7 @@ def train(
 
     name_or_default = options.chosen_model(model, weights)
     wanted = NetworkOptions(
-        name_or_default, weights, scratch, width, crop, resize, interpolation, name, offline
+        name_or_default, weights, scratch, width, blocks, crop, resize, interpolation, name, offline
     )
     processes, device = _join(device)
     quiet = quiet or not processes.leads

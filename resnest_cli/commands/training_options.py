@@ -35,6 +35,17 @@ Width = Annotated[
         _NETWORK,
     ),
 ]
+Blocks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,N,N",
+        help="Bottlenecks in each of the four stages, such as 2,2,2,2. Of learned weights at least "
+        "as many as they have: further ones begin as their shortcuts, so that at first the answers "
+        r"are the same. \[default: the model's]",
+        rich_help_panel=_NETWORK,
+        show_default=False,
+    ),
+]
 Crop = Annotated[
     int | None,
     _number(

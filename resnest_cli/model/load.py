@@ -142,6 +142,17 @@ def with_new_head(state: State, card: ModelCard) -> State:
     return state
 
 
+def with_new_blocks(state: State, card: ModelCard) -> State:
+    """A state with further blocks at the end of each stage, as many as a card's network has.
+
+    Each begins as its shortcut, so that the answers stay as they were (Chen et al., 2015: Net2Net,
+    arXiv 1511.05641). Its random weights come from torch's global generator.
+    """
+    network = ResNeSt(card.architecture, num_classes=card.num_classes, in_channels=card.in_channels)
+    initialise(network, zero_gamma=True)
+    return {**network.state_dict(), **state}
+
+
 def build(state: State, card: ModelCard) -> ResNeSt:
     """The network of a card with a state's tensors as its parameters, in eval mode."""
     with torch.device("meta"):  # shapes only: no memory, no random numbers

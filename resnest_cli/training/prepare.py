@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
+import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from resnest_cli.fetch import Progress
 from resnest_cli.files import into_place
 from resnest_cli.folders import LabelledPictures
 from resnest_cli.labels import Labels
-from resnest_cli.model.load import build, load_state, with_new_head
+from resnest_cli.model.load import build, load_state, with_new_blocks, with_new_head
 from resnest_cli.model.resnest import ResNeSt, initialise
 from resnest_cli.preprocess import Preprocessing
 from resnest_cli.training.recipe import Recipe
@@ -37,6 +39,7 @@ class NetworkOptions:
     weights: Path | None = None
     scratch: bool = False
     width: float | None = None  # of a network from scratch
+    blocks: str | None = None  # in each of the four stages, such as 2,2,2,2
     crop: int | None = None
     resize: int | None = None
     interpolation: str | None = None
@@ -47,6 +50,8 @@ class NetworkOptions:
         """Raise `UsageError` for what doesn't go together."""
         if self.width is not None and not (self.scratch and 0.05 <= self.width <= 8):
             raise UsageError("--width is 0.05 to 8, and for --scratch only")
+        if self.blocks is not None and not re.fullmatch(r"[1-9]\d?(,[1-9]\d?){3}", self.blocks):
+            raise UsageError(f"--blocks is four numbers such as 2,2,2,2, not '{self.blocks}'")
         if self.scratch and self.weights:
             raise UsageError("--scratch begins without weights: leave out one of the two")
         if self.name is not None and not 0 < len(self.name) <= 200:
@@ -72,12 +77,8 @@ class NetworkOptions:
         labels = Labels(classes)
         if self.scratch:
             variant = get_variant(self.model or "resnest50")
-            architecture = replace(variant.architecture, width=self.width or 1.0)
-            begun = replace(ModelCard.of_variant(variant), architecture=architecture)
-            if self.width:
-                begun = replace(begun, name=f"{variant.name}-w{self.width:g}")
-            card = self._card(begun, labels, recipe)
-            network = ResNeSt(architecture, num_classes=card.num_classes)
+            card = self._card(self._scaled(ModelCard.of_variant(variant)), labels, recipe)
+            network = ResNeSt(card.architecture, num_classes=card.num_classes)
             initialise(network, zero_gamma=True)
             return network, card
         loaded = load_state(
@@ -87,11 +88,31 @@ class NetworkOptions:
             raise UsageError(
                 f"'{loaded.path}' is for pictures of {loaded.card.in_channels} channels"
             )
-        card = self._card(loaded.card, labels, recipe)
+        card = self._card(self._scaled(loaded.card), labels, recipe)
         same = loaded.card.labels is not None and loaded.card.labels.names == classes
         state = loaded.state if same else with_new_head(loaded.state, card)
+        if card.architecture != loaded.card.architecture:
+            state = with_new_blocks(state, card)
         copied = {key: value.clone() for key, value in state.items()}  # files may be mapped
         return build(copied, card), card
+
+    def _scaled(self, begun: ModelCard) -> ModelCard:
+        """The card of a network of the width and with the blocks that were asked for."""
+        name, architecture = begun.name, begun.architecture
+        if self.width:
+            name = f"{name}-w{self.width:g}"
+            architecture = replace(architecture, width=self.width)
+        if self.blocks:
+            first, second, third, fourth = map(int, self.blocks.split(","))
+            learned, blocks = architecture.blocks, (first, second, third, fourth)
+            if not self.scratch and any(map(operator.lt, blocks, learned)):
+                raise UsageError(
+                    f"--blocks is at least {','.join(map(str, learned))}, which {begun.name} has; "
+                    "for fewer begin with --scratch"
+                )
+            name = f"{name}-b{self.blocks.replace(',', '.')}"
+            architecture = replace(architecture, blocks=blocks)
+        return replace(begun, name=name, architecture=architecture)
 
     def _card(self, begun: ModelCard, labels: Labels, recipe: Recipe) -> ModelCard:
         return replace(

@@ -1,0 +1,38 @@
+"""The networks that a training begins with."""
+
+import pytest
+import timm
+import torch
+
+from resnest_cli.model.load import load_state
+from resnest_cli.training.prepare import NetworkOptions
+from resnest_cli.training.recipe import Recipe
+
+
+def test_blocks_begin_as_their_shortcuts():
+    """Which is as in timm, and so that deep networks learn from the first step on."""
+    recipe = Recipe()
+    network, _ = NetworkOptions("resnest26", scratch=True, width=0.25).network(("a", "b"), recipe)
+    theirs = timm.create_model("resnest26d").state_dict()
+    for name, parameter in network.state_dict().items():
+        if name.endswith("bn3.weight"):
+            assert not parameter.any()
+            assert not theirs[name].any()
+
+
+@pytest.mark.parametrize("classes", [None, ("a", "b")])
+def test_further_blocks_change_no_answer_at_first(classes):
+    """Nor do they stay as they are: all of them get a gradient in the first step."""
+    demo = load_state("demo")
+    classes = classes or demo.card.labels.names
+    pixels = torch.rand(4, 3, 80, 80, generator=torch.Generator().manual_seed(0))
+    before, _ = NetworkOptions("demo").network(classes, Recipe())
+    after, card = NetworkOptions("demo", blocks="2,3,4,2").network(classes, Recipe())
+    assert (card.name, card.architecture.blocks) == ("demo-b2.3.4.2", (2, 3, 4, 2))
+    with torch.inference_mode():
+        assert torch.equal(before.float()(pixels), after.float()(pixels))
+    after.train()(pixels).square().sum().backward()
+    new = after.state_dict().keys() - before.state_dict().keys()
+    gammas = [after.get_parameter(name) for name in new if name.endswith("bn3.weight")]
+    assert gammas
+    assert all(gamma.grad.any() for gamma in gammas)
