@@ -156,9 +156,9 @@ class Classifier:
         """Results of any number of pictures, lazily and in order; a failure is a result too.
 
         Engines round differently for batches of different sizes, so an incomplete batch is filled
-        up: a picture has the same answer, to the bit, wherever among others it stands. Only a
-        picture that is the stream's one and only is run alone, unless the stream is `continued`
-        from an earlier one.
+        up: a picture has the same answer, to the bit, wherever among others it stands. With a batch
+        size of 1 each is run alone; else only a picture that is the stream's one and only, unless
+        the stream is `continued` from an earlier one.
         """
         for source, logits in self.logits(images, continued=continued):
             if isinstance(logits, ImageError):
@@ -183,7 +183,7 @@ class Classifier:
             batches(sources, self._prepare, batch_size=self.batch_size, workers=self.workers)
         ):
             alone = number == 0 and len(batch) == 1 and not continued
-            fill = 1 if alone else self.engine.fill or self.batch_size
+            fill = 1 if alone or self.batch_size == 1 else self.engine.fill or self.batch_size
             good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
             yield batch, self._begin(good, fill)
 

@@ -16,6 +16,7 @@ from resnest_cli.errors import DatasetError, ImageError
 from resnest_cli.sources import expand
 from resnest_cli.writers import printable
 
+_NO_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8, as Python keeps them
 _WNID = re.compile(r"n\d{8}\b")
 _VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
 
@@ -109,7 +110,7 @@ def _folders(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     for name in names:
-        if any("\udc80" <= letter <= "\udcff" for letter in name):
+        if _NO_UTF8.search(name):
             raise DatasetError(
                 f"a folder's name is not UTF-8: '{printable(str(folder / name))}'; rename it"
             )
@@ -128,10 +129,8 @@ def _pictures(folder: Path) -> Iterator[str]:
 def find_parts(data: Path, val: Path | None) -> tuple[Path, Path | None]:
     """The folders to train on and to validate on; None where the first is to be split.
 
-    `data` holds class folders, or `train/` and one of `val/`, `valid/`, `validation/`, `test/`.
-
-    Raises:
-        DatasetError: there is `train/` without any of the others' company, and no `val`.
+    `data` holds class folders, or `train/` and perhaps one of `val/`, `valid/`, `validation/`,
+    `test/`.
     """
     train = data / "train"
     if not (train.is_dir() and _folders(train)):  # a class may be called train, too
@@ -257,11 +256,12 @@ def read_truths(file: Path, folder: Path) -> LabelledPictures:
 
 
 def _rows(file: Path) -> list[tuple[str, str]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DatasetError(f"cannot read the truths in '{file}': {reason}") from error
+    try:  # names of pictures may be any bytes
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DatasetError(f"cannot read the truths in '{file}': {error.strerror}") from error
+    if "\0" in text:
+        raise DatasetError(f"cannot read the truths in '{file}': it is not UTF-8 text")
     lines = [line for line in text.splitlines() if line.strip()]
     if lines and all(line.strip().isdigit() for line in lines):
         raise DatasetError(
@@ -279,6 +279,8 @@ def _rows(file: Path) -> list[tuple[str, str]]:
                 "a name, a comma, and a class name, WordNet id or index"
             )
         truth = columns[1].strip()
+        if _NO_UTF8.search(truth):
+            raise DatasetError(f"line {number} of '{file}' has a class that is not UTF-8 text")
         # behind a WordNet id Kaggle's list has boxes
         rows.append((columns[0].strip(), truth.split()[0] if _WNID.match(truth) else truth))
     return rows

@@ -121,7 +121,14 @@ class Preprocessing:
         if name == "default":
             return self
         if name == "hub":
-            return replace(self, name=name, crop=224, resize=256, interpolation="bilinear")
+            return replace(
+                self,
+                name=name,
+                crop=224,
+                resize=256,
+                interpolation="bilinear",
+                crop_first=False,
+            )
         if name == "paper":
             return replace(
                 self,

@@ -174,6 +174,18 @@ def test_two_streams_at_once(engine):
     assert found == expected
 
 
+@pytest.mark.parametrize("engine", ["torch", "openvino", "ncnn"])
+def test_pictures_one_at_a_time_are_run_alone(engine, monkeypatch):
+    pytest.importorskip(engine, reason=f"{engine} is not installed (extra fast)")
+    classifier = Classifier("demo", engine=engine, device="cpu", batch_size=1)
+    run, sizes = classifier.engine.run, []
+    monkeypatch.setattr(classifier.engine, "run", lambda p: sizes.append(len(p)) or run(p))
+    pictures = [drawn(80, 60, seed=s) for s in range(3)]
+    found = [r.predictions for r in classifier.stream(pictures)]
+    assert sizes == [1, 1, 1]
+    assert found == [classifier(picture).predictions for picture in pictures]
+
+
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_as_many_batches_are_under_way_as_the_engine_allows(at_once, monkeypatch):
     before = torch.get_num_threads()

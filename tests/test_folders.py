@@ -1,5 +1,7 @@
 """Labelled pictures as people keep them, right and wrong."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,6 +146,26 @@ def test_lists_of_truths(tmp_path, text, classes, targets):
     (tmp_path / "truths").write_text(text)
     found = read_truths(tmp_path / "truths", tmp_path / "flat")
     assert (found.classes, found.targets) == (classes, targets)
+
+
+def test_pictures_of_any_name_are_found_in_a_list(tmp_path):
+    (tmp_path / "flat").mkdir()
+    name = os.fsdecode(b"\xe9t\xe9.png")  # Latin-1
+    try:
+        drawn(40, 32).save(tmp_path / "flat" / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (tmp_path / "truths").write_bytes(b"\xe9t\xe9.png,summer\n")
+    assert read_truths(tmp_path / "truths", tmp_path / "flat").classes == ("summer",)
+
+
+@pytest.mark.parametrize("text", [b"val_0.png,\xe9t\xe9\n", "val_0.png,cat\n".encode("utf-16")])
+def test_lists_that_are_not_utf8(tmp_path, text):
+    (tmp_path / "flat").mkdir()
+    drawn(40, 32).save(tmp_path / "flat" / "val_0.png")
+    (tmp_path / "truths").write_bytes(text)
+    with pytest.raises(DatasetError, match="not UTF-8"):
+        read_truths(tmp_path / "truths", tmp_path / "flat")
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,11 @@ def test_names():
         get_variant("resnest50").preprocessing.named("center")
 
 
+def test_hub_resizes_first_whatever_the_default_is():
+    paper = get_variant("resnest101").preprocessing.named("paper")
+    assert paper.named("hub") == get_variant("resnest101").preprocessing.named("hub")
+
+
 def test_dict_and_back():
     for variant in VARIANTS:
         ours = variant.preprocessing.named("paper")

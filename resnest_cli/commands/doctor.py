@@ -18,6 +18,8 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "typer", 
 _EXTRAS = {  # import names, and what they are for
     "pyarrow": "Parquet output: pip install 'resnest-cli[parquet]'",
     "openvino": "speed on a CPU: pip install 'resnest-cli[fast]'",
+    "ncnn": "speed on a CPU: pip install 'resnest-cli[fast]'",
+    "onnx": "export to .onnx: pip install 'resnest-cli[export]'",
     "matplotlib": "train and evaluate: pip install 'resnest-cli[train]'",
     "sklearn": "evaluate: pip install 'resnest-cli[train]'",
 }

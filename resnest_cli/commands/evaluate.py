@@ -60,7 +60,7 @@ def evaluate(
     weights: options.Weights = None,
     labels: options.LabelsFile = None,
     preprocess: options.Preprocess = "default",
-    no_exif: options.NoExif = False,
+    no_exif: options.NoExifForPublished = False,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     skip_unknown: Annotated[
         bool, typer.Option("--skip-unknown", help="Leave out classes that the network lacks.")

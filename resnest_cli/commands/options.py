@@ -103,6 +103,15 @@ NoExif = Annotated[
         rich_help_panel=_ANSWER,
     ),
 ]
+NoExifForPublished = Annotated[
+    bool,
+    typer.Option(
+        "--no-exif",
+        help="Leave pictures as stored; else they are turned the way up that their EXIF says, but "
+        "for published networks (--model without --weights), whose figures are without that.",
+        rich_help_panel=_ANSWER,
+    ),
+]
 Background = Annotated[
     str | None,
     typer.Option(
@@ -217,7 +226,8 @@ BatchSize = Annotated[
         metavar="N",
         min=1,
         max=4096,
-        help="Pictures per step; an incomplete batch takes as long as a full one. "
+        help="Pictures per step; with --engine torch an incomplete batch takes as long as a full "
+        "one. "
         r"\[default: chosen for the machine]",
         rich_help_panel=_MACHINE,
     ),

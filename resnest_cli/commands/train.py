@@ -145,7 +145,7 @@ def train(
         trainer, card = _prepare(
             wanted, learn, check, recipe, folder, device, processes, workers, compiled=compiled
         )
-        _begin(trainer, folder, resume=resume)
+        _begin(trainer, folder, resume=resume, checked=not no_check)
         if val_folder is None and processes.leads:
             write_held_out(check, train_folder, folder / HELD_OUT)
         log.log(SUMMARY, "%s", _plan(card, learn, check, trainer))
@@ -218,11 +218,12 @@ def _facts(learn: LabelledPictures, check: LabelledPictures, trainer: Trainer) -
     }
 
 
-def _begin(trainer: Trainer, folder: Path, *, resume: bool) -> None:
+def _begin(trainer: Trainer, folder: Path, *, resume: bool, checked: bool) -> None:
     """Clear what an earlier run left, or go on with it; one that left nothing begins anew."""
     if not resume:
         if trainer.processes.leads:
-            _clear(folder)
+            for name in (*_RECORD, *(() if checked else (SKIPPED,))):
+                (folder / name).unlink(missing_ok=True)
         return
     there = [name for name in _RECORD if (folder / name).exists()]
     if trainer.processes.agree(lambda: STATE in there):
@@ -314,11 +315,6 @@ def _check_writable(folder: Path) -> None:
             f"'{folder}' cannot be written to: {error.strerror or error}\n"
             "give another folder with --output"
         ) from error
-
-
-def _clear(folder: Path) -> None:
-    for name in _RECORD:
-        (folder / name).unlink(missing_ok=True)
 
 
 def _unreadable(

@@ -39,9 +39,9 @@ Blocks = Annotated[
     str | None,
     typer.Option(
         metavar="N,N,N,N",
-        help="Bottlenecks in each of the four stages, such as 2,2,2,2. Of learned weights at least "
-        "as many as they have: further ones begin as their shortcuts, so that at first the answers "
-        r"are the same. \[default: the model's]",
+        help="Bottlenecks in each of the four stages, 1 to 99, such as 2,2,2,2. Of learned weights "
+        "at least as many as they have: further ones begin as their shortcuts, so that at first "
+        r"the answers are the same. \[default: the model's]",
         rich_help_panel=_NETWORK,
         show_default=False,
     ),
@@ -75,7 +75,8 @@ Name = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help=r"What the network calls itself in answers. \[default: the variant's name]",
+        help="What the network calls itself in answers. "
+        r"\[default: the model's, with -w or -b where --width or --blocks change it]",
         rich_help_panel=_NETWORK,
     ),
 ]
@@ -113,7 +114,7 @@ Epochs = Annotated[
 BatchSize = Annotated[
     int | None,
     _number(
-        r"Pictures per step, over all processes. \[default: 64]",
+        r"Pictures per step, over all processes. \[default: 64, fewer for few pictures]",
         _RECIPE,
         "--batch-size",
         "-b",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -38,7 +37,6 @@ class Position:
     epoch: int = 0  # finished epochs
     step: int = 0  # steps of the epoch after those
     seconds: float = 0.0  # of that epoch
-    best: float = -math.inf
     history: list[Epoch] = field(default_factory=list)
 
 

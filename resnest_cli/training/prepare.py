@@ -51,7 +51,9 @@ class NetworkOptions:
         if self.width is not None and not (self.scratch and 0.05 <= self.width <= 8):
             raise UsageError("--width is 0.05 to 8, and for --scratch only")
         if self.blocks is not None and not re.fullmatch(r"[1-9]\d?(,[1-9]\d?){3}", self.blocks):
-            raise UsageError(f"--blocks is four numbers such as 2,2,2,2, not '{self.blocks}'")
+            raise UsageError(
+                f"--blocks is four numbers of 1 to 99 such as 2,2,2,2, not '{self.blocks}'"
+            )
         if self.scratch and self.weights:
             raise UsageError("--scratch begins without weights: leave out one of the two")
         if self.name is not None and not 0 < len(self.name) <= 200:
@@ -92,6 +94,11 @@ class NetworkOptions:
         same = loaded.card.labels is not None and loaded.card.labels.names == classes
         state = loaded.state if same else with_new_head(loaded.state, card)
         if card.architecture != loaded.card.architecture:
+            if recipe.freeze:
+                raise UsageError(
+                    "--freeze trains the last layer only, and the blocks that --blocks adds would "
+                    "learn nothing: leave out one of the two"
+                )
             state = with_new_blocks(state, card)
         copied = {key: value.clone() for key, value in state.items()}  # files may be mapped
         return build(copied, card), card
@@ -110,7 +117,8 @@ class NetworkOptions:
                     f"--blocks is at least {','.join(map(str, learned))}, which {begun.name} has; "
                     "for fewer begin with --scratch"
                 )
-            name = f"{name}-b{self.blocks.replace(',', '.')}"
+            if blocks != learned:
+                name = f"{name}-b{self.blocks.replace(',', '.')}"
             architecture = replace(architecture, blocks=blocks)
         return replace(begun, name=name, architecture=architecture)
 

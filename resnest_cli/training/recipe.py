@@ -16,7 +16,8 @@ AUGMENTATIONS = ("none", "light", "randaugment", "autoaugment", "trivial")
 class Recipe:
     """A training run, apart from its network and its pictures.
 
-    The defaults are the paper's (arXiv 2004.08955, section 5.1), but for its 270 epochs.
+    The defaults are the paper's (arXiv 2004.08955, sections 4.2 and 5.1), but without its 270
+    epochs, 8192 pictures a step and DropBlock, and with dropout for networks of any depth.
     `Recipe.fine_tuning` is for networks that have learned already.
     """
 

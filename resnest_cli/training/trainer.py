@@ -295,12 +295,14 @@ class Trainer:
         try:
             state = torch.load(self.state_file, map_location=self.device, weights_only=True)
             recipe, seen = state["recipe"], state["seen"]
-            parts = [state[k] for k in ("network", "optimizer", "averaged", "scaler", "position")]
+            network, optimizer = state["network"], state["optimizer"]
+            averaged, scaler, loss_sum = state["averaged"], state["scaler"], state["loss_sum"]
+            at = Position(**state["position"])
+            at.history = [Epoch(**row) for row in state["position"]["history"]]
         except Exception as error:  # damaged files raise anything at all in torch's readers
             raise CheckpointError(
                 f"'{self.state_file}' is damaged, or another version's\nstart anew with --overwrite"
             ) from error
-        network, optimizer, averaged, scaler, position = parts
         mine = self.recipe.as_dict()
         if seen != self._seen:
             raise CheckpointError(
@@ -326,9 +328,7 @@ class Trainer:
                 "give the same, or start anew with --overwrite"
             ) from error
         self._scaler.load_state_dict(scaler)
-        position["history"] = [Epoch(**row) for row in position["history"]]
-        self.at = Position(**position)
-        self._loss_sum = state["loss_sum"]
+        self.at, self._loss_sum = at, loss_sum
 
     @contextmanager
     def _stopping_in_order(self) -> Iterator[None]:

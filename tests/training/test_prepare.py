@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+from resnest_cli.errors import UsageError
 from resnest_cli.model.load import load_state
 from resnest_cli.training.prepare import NetworkOptions
 from resnest_cli.training.recipe import Recipe
@@ -18,6 +19,16 @@ def test_blocks_begin_as_their_shortcuts():
         if name.endswith("bn3.weight"):
             assert not parameter.any()
             assert not theirs[name].any()
+
+
+def test_blocks_that_would_learn_nothing_are_refused():
+    with pytest.raises(UsageError, match="leave out one"):
+        NetworkOptions("demo", blocks="2,2,2,2").network(("a", "b"), Recipe(freeze=True))
+
+
+def test_the_blocks_that_are_there_change_no_name():
+    _, card = NetworkOptions("demo", blocks="1,1,1,1").network(("a", "b"), Recipe())
+    assert card.name == "demo"
 
 
 @pytest.mark.parametrize("classes", [None, ("a", "b")])

@@ -111,6 +111,15 @@ def test_overwriting_keeps_what_it_begins_from_until_it_is_read(trained, data, r
     assert done.returncode == 0, done.stderr
 
 
+def test_overwriting_leaves_nothing_of_the_run_before(data, run, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("skipped.csv", "last.safetensors", "val.csv"):
+        (tmp_path / "out" / name).write_text("of an earlier run")
+    done = run("train", data, *SHORT, "--no-check", "--overwrite", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out" / "skipped.csv").exists()
+
+
 def test_resume_never_begins_anew_where_something_is(trained, data, run, tmp_path):
     shutil.copytree(trained[0], tmp_path / "out")
     (tmp_path / "out" / "summary.json").unlink()
