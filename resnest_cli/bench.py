@@ -8,7 +8,6 @@ checkpoint is not on disk, random ones stand in for it, and nothing else is made
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import statistics
 import tempfile
@@ -30,6 +29,7 @@ from resnest_cli.engines.torch_engine import exact, resolve_device
 from resnest_cli.errors import EngineError
 from resnest_cli.model.load import build, load_state, save_checkpoint
 from resnest_cli.model.resnest import ResNeSt, initialise
+from resnest_cli.processors import processors
 from resnest_cli.variants import VARIANTS, get_variant
 from resnest_cli.writers import printable
 
@@ -124,7 +124,7 @@ def machine(device: str) -> dict[str, str | int]:
         name = next((x.partition(": ")[2] for x in lines if x.startswith("model name")), name)
     return {
         "processor": name,
-        "processors": os.cpu_count() or 1,
+        "processors": processors(),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "system": platform.platform(),

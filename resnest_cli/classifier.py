@@ -19,6 +19,7 @@ from resnest_cli.engines.base import EngineOptions, chosen_engine, open_engine
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.files import is_graph
 from resnest_cli.labels import numbered, read_labels
+from resnest_cli.processors import processors
 from resnest_cli.results import Prediction, Result
 from resnest_cli.sources import Source, as_source, is_url
 from resnest_cli.writers import printable
@@ -138,7 +139,7 @@ class Classifier:
         self.threshold = threshold
         self.offline = offline or cache.offline()
         self.batch_size = batch_size or self.engine.batch_size
-        self.workers = workers or min(os.cpu_count() or 1, 16)
+        self.workers = workers or min(processors(), 16)
 
     def __call__(self, image: ImageLike) -> Result:
         """The result of one picture: a path, URL, bytes, PIL image or HxWx3 uint8 array.

@@ -1,16 +1,31 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and folders that take them."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from resnest_cli.errors import OutputError
 
 
 def is_graph(path: Path) -> bool:
     """Whether a file is one of those that `resnest export` writes for OpenVINO to run."""
     return path.suffix in (".onnx", ".xml")
+
+
+def writable_folder(folder: Path) -> None:
+    """Make a folder where there is none; raise `OutputError` if no file can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"'{folder}' cannot be written to: {error.strerror or error}\ngive another folder"
+        ) from error
 
 
 @contextmanager

@@ -24,7 +24,7 @@ TORCH = (
     "resnest_cli.export",
     *(
         f"resnest_cli.training.{n}"
-        for n in ("augment", "data", "distributed", "parts", "prepare", "record", "trainer", "view")
+        for n in ("augment", "data", "distributed", "network", "parts", "record", "trainer", "view")
     ),
 )
 # each layer imports from those below it, never from those above
@@ -42,7 +42,7 @@ LAYERS = [
     ["fetch", "cache"],
     ["variants", "labels"],
     ["preprocess", "results"],
-    ["resample", "files", "guarded", "decoding"],
+    ["resample", "files", "guarded", "decoding", "processors"],
     ["errors"],
 ]
 

@@ -17,6 +17,7 @@ from resnest_cli.commands import options
 from resnest_cli.decoding import MAX_PIXELS
 from resnest_cli.engines.base import MANY
 from resnest_cli.errors import DatasetError, ImageError, OutputError, UsageError
+from resnest_cli.files import is_graph, writable_folder
 from resnest_cli.terminal import (
     SUMMARY,
     DownloadBar,
@@ -123,7 +124,7 @@ def evaluate(
     """
     set_verbosity(quiet=quiet, verbose=verbose)
     charts.require_extra("sklearn", *(["matplotlib"] if output else []))
-    _check_targets(output, calibrate, overwrite=overwrite)
+    _check_targets(output, calibrate, weights, overwrite=overwrite)
     pictures = (
         folders.read_truths(labels_file, data) if labels_file else folders.read_class_folders(data)
     )
@@ -248,18 +249,26 @@ def _calibrate(
     }
 
 
-def _check_targets(output: Path | None, calibrate: Path | None, *, overwrite: bool) -> None:
+def _check_targets(
+    output: Path | None, calibrate: Path | None, weights: Path | None, *, overwrite: bool
+) -> None:
     """Raise `ResNeStError`, before the work, where its results could not be written."""
     if output is not None:
         if output.exists() and not output.is_dir():
             raise OutputError(f"'{output}' is a file; --output needs a folder")
         if (output / "metrics.json").exists() and not overwrite:
             raise OutputError(f"'{output}' holds an evaluation; --overwrite replaces it")
-        output.mkdir(parents=True, exist_ok=True)
+        writable_folder(output)
     if calibrate is not None:
+        if weights and is_graph(weights):
+            raise UsageError(
+                f"'{weights}' is a graph, whose answers are fixed; --calibrate takes the "
+                "checkpoint that it was exported from"
+            )
         if calibrate.suffix != ".safetensors":
             raise UsageError("--calibrate writes a .safetensors file")
         if not calibrate.parent.is_dir():
             raise OutputError(f"there is no folder '{calibrate.parent}'")
         if calibrate.exists() and not overwrite:
             raise OutputError(f"'{calibrate}' exists; --overwrite replaces it")
+        writable_folder(calibrate.parent)

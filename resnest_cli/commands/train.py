@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import tempfile
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,6 +15,8 @@ from resnest_cli import charts, folders
 from resnest_cli.commands import options
 from resnest_cli.commands import training_options as training
 from resnest_cli.errors import OutputError, UsageError
+from resnest_cli.files import writable_folder
+from resnest_cli.processors import processors
 from resnest_cli.terminal import (
     SUMMARY,
     DownloadBar,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from resnest_cli.card import ModelCard
     from resnest_cli.folders import LabelledPictures
     from resnest_cli.training.distributed import Processes
+    from resnest_cli.training.network import Beginning, NetworkOptions
     from resnest_cli.training.parts import Epoch
-    from resnest_cli.training.prepare import NetworkOptions
     from resnest_cli.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -126,35 +126,35 @@ def train(
     pictures = folders.read_class_folders(train_folder)
     held_out = folders.read_class_folders(val_folder) if val_folder else None
 
-    from resnest_cli.training.prepare import NetworkOptions, parts, write_held_out
+    from resnest_cli.training.network import NetworkOptions
+    from resnest_cli.training.prepare import parts, write_held_out
 
-    name_or_default = options.chosen_model(model, weights)
     wanted = NetworkOptions(
-        name_or_default, weights, scratch, width, blocks, crop, resize, interpolation, name, offline
-    )
+        options.chosen_model(model, weights), weights, scratch,
+        width, blocks, crop, resize, interpolation, name, offline,
+    )  # fmt: skip
     processes, device = _join(device)
     quiet = quiet or not processes.leads
     set_verbosity(quiet=quiet, verbose=verbose and processes.leads)
     try:
-        _check_writable(folder)
+        writable_folder(folder)
+        begun = _beginning(wanted, recipe, processes, batch_size)
         if not no_check:
             pictures, held_out = _readable(pictures, held_out, folder, processes, quiet=quiet)
         learn, check = parts(pictures, held_out, val_share, recipe.seed)
         if batch_size is None:
             recipe = replace(recipe, batch_size=_batch_size(recipe, len(learn), processes))
         trainer, card = _prepare(
-            wanted, learn, check, recipe, folder, device, processes, workers, compiled=compiled
+            begun, learn, check, recipe, folder, device, processes, workers, compiled=compiled
         )
         _begin(trainer, folder, resume=resume, checked=not no_check)
         if val_folder is None and processes.leads:
             write_held_out(check, train_folder, folder / HELD_OUT)
         log.log(SUMMARY, "%s", _plan(card, learn, check, trainer))
-        facts = {
-            "data": str(train_folder),
-            "validation": str(val_folder) if val_folder else f"{val_share:g} of each class",
-            "begun_from": None if scratch else str(weights or name_or_default or "resnest50"),
-        }
-        return _run(trainer, card, folder, facts | _facts(learn, check, trainer), quiet=quiet)
+        validation = str(val_folder) if val_folder else f"{val_share:g} of each class"
+        facts = {"data": str(train_folder), "validation": validation}
+        facts |= _facts(begun, learn, check, trainer)
+        return _run(trainer, card, folder, facts, quiet=quiet)
     finally:
         processes.leave()
 
@@ -182,8 +182,19 @@ def _readable(
     return pictures.without(bad), held_out.without(bad) if held_out else held_out
 
 
+def _beginning(
+    wanted: NetworkOptions, recipe: Recipe, processes: Processes, batch_size: int | None
+) -> Beginning:
+    """What is to be trained, settled before any picture is read."""
+    if batch_size is not None:
+        processes.check_batch(batch_size, pairs=recipe.mixes)
+    with DownloadBar(wanted.model or "resnest50") as bar:
+        shown = stderr_is_terminal() and log.isEnabledFor(SUMMARY)
+        return wanted.begin(freeze=recipe.freeze, on_progress=bar if shown else None)
+
+
 def _prepare(
-    wanted: NetworkOptions,
+    begun: Beginning,
     learn: LabelledPictures,
     check: LabelledPictures,
     recipe: Recipe,
@@ -196,9 +207,7 @@ def _prepare(
 ) -> tuple[Trainer, ModelCard]:
     from resnest_cli.training.trainer import Trainer
 
-    with DownloadBar(wanted.model or "resnest50") as bar:
-        shown = stderr_is_terminal() and log.isEnabledFor(SUMMARY)
-        network, card = wanted.network(learn.classes, recipe, bar if shown else None)
+    network, card = begun.network(learn.classes, recipe)
     trainer = Trainer(
         network, learn, check, recipe=recipe, preprocessing=card.preprocessing, device=device,
         workers=_workers(workers, device, processes), state_file=folder / STATE,
@@ -207,9 +216,12 @@ def _prepare(
     return trainer, card
 
 
-def _facts(learn: LabelledPictures, check: LabelledPictures, trainer: Trainer) -> dict[str, Any]:
+def _facts(
+    begun: Beginning, learn: LabelledPictures, check: LabelledPictures, trainer: Trainer
+) -> dict[str, Any]:
     """What the summary says besides the recipe."""
     return {
+        "begun_from": begun.origin,
         "pictures": {"train": len(learn), "val": len(check)},
         "classes": dict(zip(learn.classes, learn.counts(), strict=True)),
         "device": trainer.device,
@@ -304,19 +316,6 @@ def _check_apart(folder: Path, train: Path, val: Path | None) -> None:
             )
 
 
-def _check_writable(folder: Path) -> None:
-    """Make a folder; raise `OutputError` if no file can be written to it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"'{folder}' cannot be written to: {error.strerror or error}\n"
-            "give another folder with --output"
-        ) from error
-
-
 def _unreadable(
     pictures: LabelledPictures, held_out: LabelledPictures | None, folder: Path, *, quiet: bool
 ) -> set[str]:
@@ -327,7 +326,7 @@ def _unreadable(
     bar = picture_bar(lambda: count, 0, "checking") if show else nullcontext(lambda: None)
     with bar as advance:
         return unreadable(
-            pictures, held_out, folder / SKIPPED, workers=os.cpu_count() or 1, advance=advance
+            pictures, held_out, folder / SKIPPED, workers=processors(), advance=advance
         )
 
 
@@ -342,8 +341,8 @@ def _workers(given: int | None, device: str, processes: Processes) -> int:
     """Decoding processes: on a CPU few, as the network wants the processors."""
     if given is not None:
         return given
-    processors = max((os.cpu_count() or 1) // processes.count, 1)
-    return min(max(processors // 4, 1), 4) if device == "cpu" else min(processors, 12)
+    share = max(processors() // processes.count, 1)
+    return min(max(share // 4, 1), 4) if device == "cpu" else min(share, 12)
 
 
 def _plan(

@@ -25,6 +25,7 @@ from resnest_cli.engines.base import EngineOptions, check_card
 from resnest_cli.engines.compiled import Compiled, Entry
 from resnest_cli.errors import EngineError
 from resnest_cli.fetch import Progress
+from resnest_cli.processors import processors
 from resnest_cli.terminal import SUMMARY
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class NcnnEngine:
         view = compiled.card.preprocessing
         self._mean = [255 * m for m in view.mean]
         self._scale = [1 / (255 * s) for s in view.std]
-        self._processors = os.cpu_count() or 1
+        self._processors = processors()
         self.batch_size = max(16, 2 * self._processors)
         self._nets: dict[int, ncnn.Net] = {}  # by the threads that share a picture
         self._lock = threading.Lock()

@@ -1,147 +1,20 @@
-"""What must be settled before the first step: pictures that can be used, and a network for them."""
+"""What must be settled before the first step: which pictures can be used, and for what."""
 
 from __future__ import annotations
 
 import csv
 import logging
-import operator
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-import torch
-
-from resnest_cli import __version__, folders
-from resnest_cli.bundled import DEMO
-from resnest_cli.card import ModelCard
-from resnest_cli.errors import DatasetError, UsageError
-from resnest_cli.fetch import Progress
+from resnest_cli import folders
+from resnest_cli.errors import DatasetError
 from resnest_cli.files import into_place
 from resnest_cli.folders import LabelledPictures
-from resnest_cli.labels import Labels
-from resnest_cli.model.load import build, load_state, with_new_blocks, with_new_head
-from resnest_cli.model.resnest import ResNeSt, initialise
-from resnest_cli.preprocess import Preprocessing
-from resnest_cli.training.recipe import Recipe
-from resnest_cli.variants import get_variant
 from resnest_cli.writers import printable
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """Which network is to be trained."""
-
-    model: str | None = None  # a variant, or demo
-    weights: Path | None = None
-    scratch: bool = False
-    width: float | None = None  # of a network from scratch
-    blocks: str | None = None  # in each of the four stages, such as 2,2,2,2
-    crop: int | None = None
-    resize: int | None = None
-    interpolation: str | None = None
-    name: str | None = None
-    offline: bool = False
-
-    def __post_init__(self) -> None:
-        """Raise `UsageError` for what doesn't go together."""
-        if self.width is not None and not (self.scratch and 0.05 <= self.width <= 8):
-            raise UsageError("--width is 0.05 to 8, and for --scratch only")
-        if self.blocks is not None and not re.fullmatch(r"[1-9]\d?(,[1-9]\d?){3}", self.blocks):
-            raise UsageError(
-                f"--blocks is four numbers of 1 to 99 such as 2,2,2,2, not '{self.blocks}'"
-            )
-        if self.scratch and self.weights:
-            raise UsageError("--scratch begins without weights: leave out one of the two")
-        if self.name is not None and not 0 < len(self.name) <= 200:
-            raise UsageError("--name is 1 to 200 letters")
-        if self.scratch and self.model == DEMO:
-            raise UsageError(
-                "--scratch takes a variant's architecture, and demo (of --model or $RESNEST_MODEL) "
-                "has learned already; name a variant with --model"
-            )
-        if self.crop is not None and not 16 <= self.crop <= 2048:
-            raise UsageError(f"--crop is 16 to 2048 pixels, not {self.crop}")
-        if self.resize is not None and not (self.crop or 16) <= self.resize <= 4096:
-            raise UsageError(f"--resize is --crop to 4096 pixels, not {self.resize}")
-
-    def network(
-        self, classes: tuple[str, ...], recipe: Recipe, on_progress: Progress | None = None
-    ) -> tuple[ResNeSt, ModelCard]:
-        """A network for these classes, and the card that its checkpoints will carry.
-
-        Random numbers, of the last layer or of all, follow from the recipe's seed.
-        """
-        torch.manual_seed(recipe.seed)
-        labels = Labels(classes)
-        if self.scratch:
-            variant = get_variant(self.model or "resnest50")
-            card = self._card(self._scaled(ModelCard.of_variant(variant)), labels, recipe)
-            network = ResNeSt(card.architecture, num_classes=card.num_classes)
-            initialise(network, zero_gamma=True)
-            return network, card
-        loaded = load_state(
-            self.model, weights=self.weights, offline=self.offline, on_progress=on_progress
-        )
-        if loaded.card.in_channels != 3:
-            raise UsageError(
-                f"'{loaded.path}' is for pictures of {loaded.card.in_channels} channels"
-            )
-        card = self._card(self._scaled(loaded.card), labels, recipe)
-        same = loaded.card.labels is not None and loaded.card.labels.names == classes
-        state = loaded.state if same else with_new_head(loaded.state, card)
-        if card.architecture != loaded.card.architecture:
-            if recipe.freeze:
-                raise UsageError(
-                    "--freeze trains the last layer only, and the blocks that --blocks adds would "
-                    "learn nothing: leave out one of the two"
-                )
-            state = with_new_blocks(state, card)
-        copied = {key: value.clone() for key, value in state.items()}  # files may be mapped
-        return build(copied, card), card
-
-    def _scaled(self, begun: ModelCard) -> ModelCard:
-        """The card of a network of the width and with the blocks that were asked for."""
-        name, architecture = begun.name, begun.architecture
-        if self.width:
-            name = f"{name}-w{self.width:g}"
-            architecture = replace(architecture, width=self.width)
-        if self.blocks:
-            first, second, third, fourth = map(int, self.blocks.split(","))
-            learned, blocks = architecture.blocks, (first, second, third, fourth)
-            if not self.scratch and any(map(operator.lt, blocks, learned)):
-                raise UsageError(
-                    f"--blocks is at least {','.join(map(str, learned))}, which {begun.name} has; "
-                    "for fewer begin with --scratch"
-                )
-            if blocks != learned:
-                name = f"{name}-b{self.blocks.replace(',', '.')}"
-            architecture = replace(architecture, blocks=blocks)
-        return replace(begun, name=name, architecture=architecture)
-
-    def _card(self, begun: ModelCard, labels: Labels, recipe: Recipe) -> ModelCard:
-        return replace(
-            begun,
-            name=self.name or begun.name,
-            num_classes=len(labels),
-            in_channels=3,
-            preprocessing=self._preprocessing(begun.preprocessing),
-            labels=labels,
-            tool_version=__version__,
-            recipe=recipe.as_dict(),
-            origin=None,
-        )
-
-    def _preprocessing(self, before: Preprocessing) -> Preprocessing:
-        crop = self.crop or before.crop
-        resize = self.resize or round(before.resize * crop / before.crop)
-        if resize < crop:
-            raise UsageError(f"--resize must be at least the crop of {crop} pixels, not {resize}")
-        interpolation = self.interpolation or before.interpolation
-        return replace(before, crop=crop, resize=resize, interpolation=interpolation)
 
 
 def unreadable(

@@ -63,6 +63,8 @@ class Record:
             "last": asdict(history[-1]),
             "seconds": round(sum(row.seconds for row in history), 1),
             **facts,
+            "architecture": asdict(self.card.architecture),
+            "preprocessing": self.card.preprocessing.as_dict(),
             "recipe": self.card.recipe,
         }
         with into_place(self.folder / "summary.json") as path:

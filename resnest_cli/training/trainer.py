@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnest_cli.engines.torch_engine import compiled_by_torch
-from resnest_cli.errors import CheckpointError, DatasetError, ResNeStError
+from resnest_cli.engines.torch_engine import compiled_by_torch, is_out_of_memory
+from resnest_cli.errors import CheckpointError, DatasetError, OutputError, ResNeStError
 from resnest_cli.files import into_place
 from resnest_cli.folders import LabelledPictures
 from resnest_cli.model.resnest import ResNeSt
@@ -139,7 +139,8 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: on Ctrl-C or SIGTERM, with the state written.
-            ResNeStError: the loss is no longer a number.
+            ResNeStError: the loss is no longer a number, or there is no memory for a step.
+            OutputError: the state cannot be written.
         """
         with self._stopping_in_order():
             self.save()  # from here on there is something to go on with
@@ -150,6 +151,12 @@ class Trainer:
             except RuntimeError as error:
                 if self._stop:  # who stops everything at once may stop the workers first
                     raise KeyboardInterrupt from error
+                if is_out_of_memory(error):
+                    share = self.recipe.batch_size // self.processes.count
+                    raise ResNeStError(
+                        f"there is no memory for {share} pictures at a time\n"
+                        "give a smaller --batch-size or --crop, or on a GPU --precision bf16"
+                    ) from error
                 raise
 
     def _epoch(self, on_step: Callable[[Step], None]) -> Epoch:
@@ -269,7 +276,11 @@ class Trainer:
         return loss, 100 * top1, 100 * top5
 
     def save(self) -> None:
-        """Write the state beside its file and rename it into place."""
+        """Write the state beside its file and rename it into place.
+
+        Raises:
+            OutputError: that cannot be done.
+        """
         if self.state_file is None or not self.processes.leads:
             return
         state = {
@@ -282,8 +293,14 @@ class Trainer:
             "recipe": self.recipe.as_dict(),
             "seen": self._seen,
         }
-        with into_place(self.state_file) as beside:
-            torch.save(state, beside)
+        try:
+            with into_place(self.state_file) as beside:
+                torch.save(state, beside)
+        except (OSError, RuntimeError) as error:  # the latter is torch's word for a full disk
+            raise OutputError(
+                f"'{self.state_file}' cannot be written; is the disk full?\n"
+                "what was done before is kept: --resume goes on"
+            ) from error
 
     def restore(self) -> None:
         """Go on from the state in the state file.

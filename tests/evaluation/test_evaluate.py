@@ -91,6 +91,8 @@ def test_calibration_divides_the_logits(data, run, tmp_path):
 WRONG = [
     (["--bins", "1"], 2, "--bins"),
     (["--calibrate", "x.pth"], 2, ".safetensors"),
+    (["--weights", "x.onnx", "--calibrate", "x.safetensors"], 2, "checkpoint that it was exported"),
+    (["-o", "/proc/nowhere"], 1, "cannot be written to"),
     (["--labels-file", "none.csv"], 1, "none.csv"),
     (["--weights", "none.pth"], 1, "No such file"),
     (["--model", "demo", "--weights", "x.pth"], 2, "demo is the bundled"),

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,10 +12,17 @@ import sys
 import time
 
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 
 from resnest_cli import __version__
+from resnest_cli.errors import ResNeStError
+from resnest_cli.folders import read_class_folders
+from resnest_cli.training.network import NetworkOptions
+from resnest_cli.training.prepare import parts
+from resnest_cli.training.recipe import Recipe
+from resnest_cli.training.trainer import Trainer
 from tests.conftest import RESNEST, lines
 from tests.training.conftest import CLASSES, SHORT, TINY, colours
 
@@ -111,6 +119,26 @@ def test_overwriting_keeps_what_it_begins_from_until_it_is_read(trained, data, r
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--weights", "none.pth"], 1, "No such file"),
+        (["--model", "demo", "--blocks", "1,1,1,1", "--crop", "96", "--resize", "90"], 2, "resize"),
+        (["--model", "demo", "--blocks", "2,1,1,1", "--freeze"], 2, "leave out one"),
+    ],
+    ids=["weights", "resize", "freeze"],
+)
+def test_the_network_is_settled_before_any_picture_is_read(
+    data, run, tmp_path, options, code, words
+):
+    broken = shutil.copytree(data, tmp_path / "data") / "red" / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    done = run("train", "data", *options, "-o", "out")
+    assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+    assert "broken.jpg" not in done.stderr
+    assert not (tmp_path / "out" / "skipped.csv").exists()
+
+
 def test_overwriting_leaves_nothing_of_the_run_before(data, run, tmp_path):
     (tmp_path / "out").mkdir()
     for name in ("skipped.csv", "last.safetensors", "val.csv"):
@@ -127,6 +155,33 @@ def test_resume_never_begins_anew_where_something_is(trained, data, run, tmp_pat
     done = run("train", data, *SHORT, "-o", "out", "--resume")
     assert (done.returncode, "state.pt" in done.stderr) == (1, True)
     assert (tmp_path / "out" / "best.safetensors").read_bytes() == before
+
+
+def test_a_disk_that_takes_no_more(trained, data, run, tmp_path):
+    """Nothing finished is lost, and the run goes on once there is room."""
+    limit = (40_000, 40_000)  # bytes a file, less than a state has
+    options = [*SHORT, "--workers", "0", "-o", "out"]
+    done = run(
+        "train", data, *options, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    )
+    assert (done.returncode, "is the disk full?" in done.stderr) == (1, True), done.stderr
+    assert not list((tmp_path / "out").glob("*.part"))
+    assert run("train", data, *options, "--resume").returncode == 0
+    ours, theirs = tmp_path / "out" / "last.safetensors", trained[0] / "last.safetensors"
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_step_that_memory_has_no_room_for(data, monkeypatch):
+    def no_room(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    learn, check = parts(read_class_folders(data), None, 0.1, 0)
+    wanted = NetworkOptions("resnest14", scratch=True, width=0.125, crop=32, resize=32)
+    network, card = wanted.begin().network(learn.classes, Recipe())
+    trainer = Trainer(network, learn, check, recipe=Recipe(), preprocessing=card.preprocessing)
+    monkeypatch.setattr(trainer, "_forward", no_room)
+    with pytest.raises(ResNeStError, match=r"64 pictures at a time\n.*--batch-size"):
+        next(trainer.run())
 
 
 def test_a_network_that_came_apart_is_never_the_best(data, run, tmp_path):

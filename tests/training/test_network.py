@@ -6,14 +6,15 @@ import torch
 
 from resnest_cli.errors import UsageError
 from resnest_cli.model.load import load_state
-from resnest_cli.training.prepare import NetworkOptions
+from resnest_cli.training.network import NetworkOptions
 from resnest_cli.training.recipe import Recipe
 
 
 def test_blocks_begin_as_their_shortcuts():
     """Which is as in timm, and so that deep networks learn from the first step on."""
     recipe = Recipe()
-    network, _ = NetworkOptions("resnest26", scratch=True, width=0.25).network(("a", "b"), recipe)
+    wanted = NetworkOptions("resnest26", scratch=True, width=0.25)
+    network, _ = wanted.begin().network(("a", "b"), recipe)
     theirs = timm.create_model("resnest26d").state_dict()
     for name, parameter in network.state_dict().items():
         if name.endswith("bn3.weight"):
@@ -23,11 +24,11 @@ def test_blocks_begin_as_their_shortcuts():
 
 def test_blocks_that_would_learn_nothing_are_refused():
     with pytest.raises(UsageError, match="leave out one"):
-        NetworkOptions("demo", blocks="2,2,2,2").network(("a", "b"), Recipe(freeze=True))
+        NetworkOptions("demo", blocks="2,2,2,2").begin(freeze=True)
 
 
 def test_the_blocks_that_are_there_change_no_name():
-    _, card = NetworkOptions("demo", blocks="1,1,1,1").network(("a", "b"), Recipe())
+    _, card = NetworkOptions("demo", blocks="1,1,1,1").begin().network(("a", "b"), Recipe())
     assert card.name == "demo"
 
 
@@ -37,8 +38,8 @@ def test_further_blocks_change_no_answer_at_first(classes):
     demo = load_state("demo")
     classes = classes or demo.card.labels.names
     pixels = torch.rand(4, 3, 80, 80, generator=torch.Generator().manual_seed(0))
-    before, _ = NetworkOptions("demo").network(classes, Recipe())
-    after, card = NetworkOptions("demo", blocks="2,3,4,2").network(classes, Recipe())
+    before, _ = NetworkOptions("demo").begin().network(classes, Recipe())
+    after, card = NetworkOptions("demo", blocks="2,3,4,2").begin().network(classes, Recipe())
     assert (card.name, card.architecture.blocks) == ("demo-b2.3.4.2", (2, 3, 4, 2))
     with torch.inference_mode():
         assert torch.equal(before.float()(pixels), after.float()(pixels))

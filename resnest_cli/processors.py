@@ -1,0 +1,34 @@
+"""How many processors there are to work with."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")  # as a container sees its own limits there
+_LIMITS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))  # versions 2 and 1
+
+
+def processors() -> int:
+    """Those that this process may run on, and of whose time its container's limit leaves it some.
+
+    On a large machine that may be few: `taskset`, batch systems and containers see to that.
+    """
+    try:
+        bound = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        bound = os.cpu_count() or 1
+    return max(math.ceil(min(_share(_CGROUP), bound)), 1)
+
+
+def _share(cgroup: Path) -> float:
+    """Processors' worth of time that a control group grants; infinity where it is without limit."""
+    for names in _LIMITS:
+        try:
+            quota, period = " ".join((cgroup / name).read_text() for name in names).split()
+        except (OSError, ValueError):
+            continue
+        if quota.isdigit() and period.isdigit() and int(period):
+            return int(quota) / int(period)
+    return math.inf
