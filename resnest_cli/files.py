@@ -29,6 +29,33 @@ def writable_folder(folder: Path) -> None:
 
 
 @contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep a folder to one process; it is free again when that ends, however it does.
+
+    Raises:
+        OutputError: another process has claimed it.
+    """
+    try:
+        import fcntl  # whose locks, other than flock's, forked processes don't share
+    except ImportError:  # not on Windows
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another run is at work in '{folder}'\nwait for its end, or give another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            (folder / ".lock").unlink(missing_ok=True)
+
+
+@contextmanager
 def into_place(path: Path) -> Iterator[Path]:
     """A path beside a file to write to; renamed into the file's place once that has gone well."""
     beside = path.with_name(path.name + ".part")

@@ -15,7 +15,7 @@ from resnest_cli import charts, folders
 from resnest_cli.commands import options
 from resnest_cli.commands import training_options as training
 from resnest_cli.errors import OutputError, UsageError
-from resnest_cli.files import writable_folder
+from resnest_cli.files import claimed, writable_folder
 from resnest_cli.processors import processors
 from resnest_cli.terminal import (
     SUMMARY,
@@ -24,6 +24,7 @@ from resnest_cli.terminal import (
     set_verbosity,
     stderr_is_terminal,
 )
+from resnest_cli.training import choices
 from resnest_cli.training.recipe import Recipe, make_recipe
 from resnest_cli.writers import printable
 
@@ -39,8 +40,13 @@ log = logging.getLogger(__name__)
 
 STATE, ENDED, SKIPPED, HELD_OUT = "state.pt", "summary.json", "skipped.csv", "val.csv"
 _RECORD = (
-    "best.safetensors", "last.safetensors", "history.csv", "curves.png", STATE, ENDED, HELD_OUT
+    "best.safetensors", "last.safetensors", "history.csv", "curves.png", STATE, ENDED, HELD_OUT,
+    choices.FILE,
 )  # fmt: skip
+_NETWORK = (
+    "model", "weights", "scratch", "width", "blocks", "crop", "resize", "interpolation", "name"
+)  # fmt: skip
+_HELD_OUT_SHARE = 0.1
 
 
 def train(
@@ -62,7 +68,7 @@ def train(
     interpolation: training.Interpolation = None,
     name: training.Name = None,
     val: training.Val = None,
-    val_share: training.ValShare = 0.1,
+    val_share: training.ValShare = None,
     no_check: training.NoCheck = False,
     epochs: training.Epochs = None,
     batch_size: training.BatchSize = None,
@@ -116,12 +122,15 @@ def train(
     """
     values: dict[str, Any] = locals()
     set_verbosity(quiet=quiet, verbose=verbose)
-    recipe = make_recipe(scratch=scratch, given={f.name: values[f.name] for f in fields(Recipe)})
     charts.require_extra("matplotlib")
     folder = output or Path("trained") / data.resolve().name
     if _has_ended(folder, resume=resume, overwrite=overwrite):
         return 0
-    train_folder, val_folder = folders.find_parts(data, val)
+    chosen = _chosen(values, folder)
+    recipe = make_recipe(
+        scratch=bool(chosen["scratch"]), given={f.name: chosen[f.name] for f in fields(Recipe)}
+    )
+    train_folder, val_folder = folders.find_parts(data, chosen["val"])
     _check_apart(folder, train_folder, val_folder)
     pictures = folders.read_class_folders(train_folder)
     held_out = folders.read_class_folders(val_folder) if val_folder else None
@@ -129,34 +138,40 @@ def train(
     from resnest_cli.training.network import NetworkOptions
     from resnest_cli.training.prepare import parts, write_held_out
 
-    wanted = NetworkOptions(
-        options.chosen_model(model, weights), weights, scratch,
-        width, blocks, crop, resize, interpolation, name, offline,
-    )  # fmt: skip
+    wanted = NetworkOptions(**{name: chosen[name] for name in _NETWORK}, offline=offline)
     processes, device = _join(device)
     quiet = quiet or not processes.leads
     set_verbosity(quiet=quiet, verbose=verbose and processes.leads)
-    try:
-        writable_folder(folder)
-        begun = _beginning(wanted, recipe, processes, batch_size)
-        if not no_check:
+    writable_folder(folder)
+    with processes, claimed(folder) if processes.leads else nullcontext():
+        begun = _beginning(wanted, recipe, processes, chosen["batch_size"])
+        if not chosen["no_check"]:
             pictures, held_out = _readable(pictures, held_out, folder, processes, quiet=quiet)
-        learn, check = parts(pictures, held_out, val_share, recipe.seed)
-        if batch_size is None:
+        share = chosen["val_share"] or _HELD_OUT_SHARE
+        learn, check = parts(pictures, held_out, share, recipe.seed)
+        if chosen["batch_size"] is None:
             recipe = replace(recipe, batch_size=_batch_size(recipe, len(learn), processes))
         trainer, card = _prepare(
             begun, learn, check, recipe, folder, device, processes, workers, compiled=compiled
         )
-        _begin(trainer, folder, resume=resume, checked=not no_check)
+        _begin(trainer, folder, chosen, resume=resume)
         if val_folder is None and processes.leads:
             write_held_out(check, train_folder, folder / HELD_OUT)
         log.log(SUMMARY, "%s", _plan(card, learn, check, trainer))
-        validation = str(val_folder) if val_folder else f"{val_share:g} of each class"
+        validation = str(val_folder) if val_folder else f"{share:g} of each class"
         facts = {"data": str(train_folder), "validation": validation}
         facts |= _facts(begun, learn, check, trainer)
         return _run(trainer, card, folder, facts, quiet=quiet)
-    finally:
-        processes.leave()
+
+
+def _chosen(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The options that decide a run, None where not given; of one that is resumed they are its."""
+    names = (*_NETWORK, "val", "val_share", "no_check", *(f.name for f in fields(Recipe)))
+    given = {name: values[name] for name in names}
+    given |= {name: given[name] or None for name in ("scratch", "no_check")}  # flags
+    if values["resume"] and (kept := choices.take_up(folder, given)):
+        return kept | {name: kept[name] and Path(kept[name]) for name in ("weights", "val")}
+    return given | {"model": options.chosen_model(given["model"], given["weights"])}
 
 
 def _join(device: str) -> tuple[Processes, str]:
@@ -230,24 +245,25 @@ def _facts(
     }
 
 
-def _begin(trainer: Trainer, folder: Path, *, resume: bool, checked: bool) -> None:
+def _begin(trainer: Trainer, folder: Path, chosen: dict[str, Any], *, resume: bool) -> None:
     """Clear what an earlier run left, or go on with it; one that left nothing begins anew."""
-    if not resume:
-        if trainer.processes.leads:
-            for name in (*_RECORD, *(() if checked else (SKIPPED,))):
-                (folder / name).unlink(missing_ok=True)
-        return
+    agree = trainer.processes.agree
     there = [name for name in _RECORD if (folder / name).exists()]
-    if trainer.processes.agree(lambda: STATE in there):
+    if resume and agree(lambda: STATE in there):
         trainer.restore()
         log.log(SUMMARY, "going on in epoch %d of %d", trainer.at.epoch + 1, trainer.recipe.epochs)
-    elif trainer.processes.agree(lambda: set(there) - {HELD_OUT}):
+        return
+    if resume and agree(lambda: set(there) - {HELD_OUT, choices.FILE}):
         raise OutputError(
             f"'{folder}' holds a run, but not its state ({STATE}), so it cannot be gone on with\n"
             "begin anew with --overwrite, or with --weights and another --output"
         )
-    else:
+    if resume:
         log.log(SUMMARY, "'%s' holds no run to go on with; this one begins", folder)
+    if trainer.processes.leads:
+        for name in (*there, *([SKIPPED] if chosen["no_check"] else [])):
+            (folder / name).unlink(missing_ok=True)
+        choices.keep(folder, chosen)
 
 
 def _run(

@@ -90,13 +90,15 @@ Val = Annotated[
     ),
 ]
 ValShare = Annotated[
-    float,
+    float | None,
     typer.Option(
         metavar="P",
         min=0.001,
         max=0.9,
-        help="Share of each class that is held out for validation where there is no folder for it.",
+        help="Share of each class that is held out for validation where there is no folder for it. "
+        r"\[default: 0.1]",
         rich_help_panel=_DATA,
+        show_default=False,
     ),
 ]
 NoCheck = Annotated[
@@ -241,7 +243,11 @@ Store = Annotated[
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Go on with the run in --output.", rich_help_panel=_OUTPUT),
+    typer.Option(
+        "--resume",
+        help="Go on with the run in --output, with the options that it was begun with.",
+        rich_help_panel=_OUTPUT,
+    ),
 ]
 Overwrite = Annotated[
     bool,

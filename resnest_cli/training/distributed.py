@@ -50,7 +50,11 @@ class Processes:
         torch.cuda.set_device(self.local_rank)
         return f"cuda:{self.local_rank}"
 
-    def leave(self) -> None:
+    def __enter__(self) -> Processes:
+        """Nothing is left to do: they have been joined."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Part from the others."""
         if self.count > 1 and dist.is_initialized():
             dist.destroy_process_group()

@@ -54,14 +54,14 @@ network = network.double().train()
 network.dropout = SharedDropout(0.3, 1, processes)
 if processes.count > 1:
     share_batch_norms(network, "cpu")
-shared = processes.share(network)
 pixels, targets = torch.randn(8, 3, 64, 64).double(), torch.arange(8) % 4
 mine = slice(processes.rank * 8 // processes.count, (processes.rank + 1) * 8 // processes.count)
-F.cross_entropy(shared(pixels[mine]), targets[mine]).backward()
+with processes:
+    shared = processes.share(network)
+    F.cross_entropy(shared(pixels[mine]), targets[mine]).backward()
 if processes.leads:
     gradients = {name: p.grad for name, p in network.named_parameters()}
     torch.save(gradients | dict(network.named_buffers()), sys.argv[1])
-processes.leave()
 """
 
 

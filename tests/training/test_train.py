@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from resnest_cli import __version__
 from resnest_cli.errors import ResNeStError
+from resnest_cli.files import claimed
 from resnest_cli.folders import read_class_folders
 from resnest_cli.training.network import NetworkOptions
 from resnest_cli.training.prepare import parts
@@ -234,7 +235,15 @@ def test_a_run_that_is_there_is_never_replaced_unasked(trained, data, run):
     assert (folder / "best.safetensors").read_bytes() == before
 
 
-def test_another_recipe_is_not_gone_on_with(data, run, tmp_path):
+def test_a_folder_is_for_one_run_at_a_time(data, run, tmp_path):
+    (tmp_path / "out").mkdir()
+    with claimed(tmp_path / "out"):
+        done = run("train", data, *SHORT, "-o", "out")
+    assert (done.returncode, "another run is at work" in done.stderr) == (1, True), done.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_run_is_gone_on_with_as_it_was_begun(trained, data, run, tmp_path):
     command = [*RESNEST, "train", data, *SHORT, "-o", tmp_path / "out"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
@@ -244,8 +253,12 @@ def test_another_recipe_is_not_gone_on_with(data, run, tmp_path):
         process.communicate(timeout=60)
     assert process.returncode == 130
     done = run("train", data, *SHORT, "--lr", "0.2", "-o", tmp_path / "out", "--resume")
-    assert done.returncode == 1
-    assert "lr 0.1, now 0.2" in done.stderr
+    assert done.returncode == 2
+    assert "--lr as it is by default, not 0.2" in done.stderr
+    done = run("train", data, "-o", tmp_path / "out", "--resume")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = tmp_path / "out" / "last.safetensors", trained[0] / "last.safetensors"
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_fine_tuning_replaces_the_head_and_keeps_what_was_learned(trained, tmp_path, run):
