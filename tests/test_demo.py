@@ -18,13 +18,13 @@ def test_it_is_small_and_says_what_it_is():
     card = Classifier("demo").card
     assert (card.name, card.num_classes) == ("demo", 10)
     assert card.labels.names[:3] == ("airplane", "automobile", "bird")
-    assert card.recipe == json.loads((DEMO / "4-summary.json").read_text())["recipe"]
+    assert card.recipe == json.loads((DEMO / "6-summary.json").read_text())["recipe"]
     assert card.tool_version <= __version__
 
 
 def test_its_page_says_what_its_record_says():
     page = (ROOT / "docs" / "demo.md").read_text()
-    summary = json.loads((DEMO / "4-summary.json").read_text())
+    summary = json.loads((DEMO / "6-summary.json").read_text())
     assert f"{summary['best']['val_top1']:.2f} %" in page
     for name, value in summary["recipe"].items():
         option = f"--{name.replace('_', '-')} {value:g}" if isinstance(value, float) else None
@@ -39,7 +39,7 @@ def test_photographs():
     truths = dict(csv.reader((DEMO / "photographs.csv").read_text().splitlines()[1:]))
     results = list(Classifier("demo").stream(folder / name for name in truths))
     right = [r.top1.label == truth for r, truth in zip(results, truths.values(), strict=True)]
-    assert sum(right) / len(right) >= 0.55  # docs/demo.md says how far that is
+    assert sum(right) / len(right) >= 0.6  # docs/demo.md says how far that is
 
 
 def test_pictures_of_the_kind_it_learned():

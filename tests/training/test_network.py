@@ -24,11 +24,11 @@ def test_blocks_begin_as_their_shortcuts():
 
 def test_blocks_that_would_learn_nothing_are_refused():
     with pytest.raises(UsageError, match="leave out one"):
-        NetworkOptions("demo", blocks="2,2,2,2").begin(freeze=True)
+        NetworkOptions("demo", blocks="2,2,3,2").begin(freeze=True)
 
 
 def test_the_blocks_that_are_there_change_no_name():
-    _, card = NetworkOptions("demo", blocks="1,1,1,1").begin().network(("a", "b"), Recipe())
+    _, card = NetworkOptions("demo", blocks="1,2,3,1").begin().network(("a", "b"), Recipe())
     assert card.name == "demo"
 
 
@@ -39,8 +39,8 @@ def test_further_blocks_change_no_answer_at_first(classes):
     classes = classes or demo.card.labels.names
     pixels = torch.rand(4, 3, 80, 80, generator=torch.Generator().manual_seed(0))
     before, _ = NetworkOptions("demo").begin().network(classes, Recipe())
-    after, card = NetworkOptions("demo", blocks="2,3,4,2").begin().network(classes, Recipe())
-    assert (card.name, card.architecture.blocks) == ("demo-b2.3.4.2", (2, 3, 4, 2))
+    after, card = NetworkOptions("demo", blocks="2,3,5,2").begin().network(classes, Recipe())
+    assert (card.name, card.architecture.blocks) == ("demo-b2.3.5.2", (2, 3, 5, 2))
     with torch.inference_mode():
         assert torch.equal(before.float()(pixels), after.float()(pixels))
     after.train()(pixels).square().sum().backward()

@@ -124,8 +124,8 @@ def test_overwriting_keeps_what_it_begins_from_until_it_is_read(trained, data, r
     ("options", "code", "words"),
     [
         (["--weights", "none.pth"], 1, "No such file"),
-        (["--model", "demo", "--blocks", "1,1,1,1", "--crop", "96", "--resize", "90"], 2, "resize"),
-        (["--model", "demo", "--blocks", "2,1,1,1", "--freeze"], 2, "leave out one"),
+        (["--model", "demo", "--crop", "96", "--resize", "90"], 2, "resize"),
+        (["--model", "demo", "--blocks", "2,2,3,1", "--freeze"], 2, "leave out one"),
     ],
     ids=["weights", "resize", "freeze"],
 )
