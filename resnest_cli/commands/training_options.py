@@ -245,7 +245,8 @@ Resume = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="Go on with the run in --output, with the options that it was begun with.",
+        help="Go on with the run in --output, with the options that it was begun with, but for "
+        "those of the machine.",
         rich_help_panel=_OUTPUT,
     ),
 ]

@@ -44,7 +44,7 @@ def trained(data, tmp_path_factory):
 def test_a_run_leaves_its_record(trained, data):
     folder, done = trained
     names = {"best.safetensors", "last.safetensors", "history.csv", "curves.png", "summary.json"}
-    assert {path.name for path in folder.iterdir()} == names | {"val.csv"}
+    assert {path.name for path in folder.iterdir()} == names | {"val.csv", "run.json"}
     rows = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     summary = json.loads((folder / "summary.json").read_text())
