@@ -135,6 +135,8 @@ def main() -> NoReturn:
     code = run()
     for number in (signal.SIGINT, signal.SIGTERM):  # all is done
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "SIGCHLD"):  # decoding processes that are ended now have not failed
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if os.environ.get("RESNEST_DEBUG"):
         sys.exit(code)
     atexit._run_exitfuncs()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -351,7 +352,11 @@ class Trainer:
     def _stopping_in_order(self) -> Iterator[None]:
         """Let Ctrl-C and SIGTERM end the run behind the step in hand; a second one ends it now."""
 
+        own = os.getpid()
+
         def stop(number: int, frame: FrameType | None) -> None:
+            if os.getpid() != own:  # a decoding process that has just begun
+                os._exit(128 + number)
             if self._stop:
                 raise KeyboardInterrupt
             self._stop = True

@@ -1,6 +1,11 @@
 """Training pictures: what is cut out of them, and how they are read."""
 
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +23,7 @@ from resnest_cli.training import data as data_module
 from resnest_cli.training.augment import CutOut, PlainView, training_view
 from resnest_cli.training.data import Pictures
 from resnest_cli.training.recipe import Recipe
+from resnest_cli.training.trainer import Trainer
 from tests.conftest import drawn
 
 
@@ -99,3 +105,45 @@ def test_small_pictures_are_decoded_once(tmp_path, monkeypatch):
     assert np.array_equal(found[(0, 0)][0], first[0][0])
     assert list(found._kept) == [0]  # there is no room for both
     assert not found._kept[0].info
+
+
+def test_decoding_processes_that_end_with_the_program_are_no_failure():
+    """Those that something still holds at the end are stopped without a word."""
+    held = """
+import numpy as np
+from resnest_cli import cli
+from resnest_cli.training.data import Order, training_batches
+
+class Pictures:
+    def __getitem__(self, drawn):
+        return np.zeros((2, 2, 3)), 0, None
+
+def run():
+    order = Order(64, 4, 0, part=0, parts=1)
+    cli.batches = iter(training_batches(Pictures(), order, workers=2))
+    next(cli.batches)
+    return 130
+
+cli.run = run
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", held], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes aren't forked here")
+def test_a_decoding_process_that_has_just_begun_ends_when_it_is_told():
+    """Until it has handlers of its own it has the trainer's, which end nothing at once."""
+    begun, begins = os.pipe()
+    with Trainer._stopping_in_order(object.__new__(Trainer)):
+        if not (child := os.fork()):
+            os.write(begins, b".")
+            time.sleep(20)
+            os._exit(0)
+        os.read(begun, 1)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+    os.close(begun)
+    os.close(begins)
