@@ -261,8 +261,10 @@ def _begin(trainer: Trainer, folder: Path, chosen: dict[str, Any], *, resume: bo
     if resume:
         log.log(SUMMARY, "'%s' holds no run to go on with; this one begins", folder)
     if trainer.processes.leads:
+        weights = chosen["weights"]  # stay until the first epoch gives better: --resume reads them
         for name in (*there, *([SKIPPED] if chosen["no_check"] else [])):
-            (folder / name).unlink(missing_ok=True)
+            if weights is None or (folder / name).resolve() != weights.resolve():
+                (folder / name).unlink(missing_ok=True)
         choices.keep(folder, chosen)
 
 

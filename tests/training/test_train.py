@@ -110,13 +110,17 @@ def test_the_held_out_part_can_be_evaluated(trained, data, run):
     assert figures["loss"] == pytest.approx(float(history[-1]["val_loss"]), rel=1e-4)
 
 
-def test_overwriting_keeps_what_it_begins_from_until_it_is_read(trained, data, run, tmp_path):
+def test_overwriting_keeps_what_it_begins_from_until_an_epoch_is_done(trained, data, run, tmp_path):
     shutil.copytree(trained[0], tmp_path / "out")
     best = tmp_path / "out" / "best.safetensors"
     begun = ["--weights", best, "-o", "out", "--overwrite", "--epochs", "1"]
     wrong = run("train", data, *begun, "--crop", "8")
     assert (wrong.returncode, best.exists()) == (2, True)
-    done = run("train", data, *begun)
+    with subprocess.Popen([*RESNEST, "train", data, *begun], cwd=tmp_path) as process:
+        while not (tmp_path / "out" / "state.pt").exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    done = run("train", data, "-o", "out", "--resume")
     assert done.returncode == 0, done.stderr
 
 
