@@ -36,7 +36,14 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first: at the end both processes have something to do."""
-    long = ("test_fuzz.py", "test_runs.py", "test_network.py", "test_export.py", "test_train.py")
+    long = (
+        "test_fuzz.py",
+        "test_runs.py",
+        "test_network.py",
+        "test_export.py",
+        "test_train.py",
+        "test_resume.py",
+    )
     items.sort(key=lambda item: item.path.name not in long)
 
 

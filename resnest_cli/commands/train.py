@@ -145,8 +145,7 @@ def train(
     writable_folder(folder)
     with processes, claimed(folder) if processes.leads else nullcontext():
         begun = _beginning(wanted, recipe, processes, chosen["batch_size"])
-        if not chosen["no_check"]:
-            pictures, held_out = _readable(pictures, held_out, folder, processes, quiet=quiet)
+        pictures, held_out = _readable(pictures, held_out, folder, processes, chosen, quiet=quiet)
         share = chosen["val_share"] or _HELD_OUT_SHARE
         learn, check = parts(pictures, held_out, share, recipe.seed)
         if chosen["batch_size"] is None:
@@ -159,9 +158,9 @@ def train(
             write_held_out(check, train_folder, folder / HELD_OUT)
         log.log(SUMMARY, "%s", _plan(card, learn, check, trainer))
         validation = str(val_folder) if val_folder else f"{share:g} of each class"
-        facts = {"data": str(train_folder), "validation": validation}
-        facts |= _facts(begun, learn, check, trainer)
-        return _run(trainer, card, folder, facts, quiet=quiet)
+        facts = {"data": str(train_folder), "validation": validation, "begun_from": begun.origin}
+        del begun  # and the tensors with it
+        return _run(trainer, card, folder, facts | _facts(learn, check, trainer), quiet=quiet)
 
 
 def _chosen(values: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -189,10 +188,15 @@ def _readable(
     held_out: LabelledPictures | None,
     folder: Path,
     processes: Processes,
+    chosen: dict[str, Any],
     *,
     quiet: bool,
 ) -> tuple[LabelledPictures, LabelledPictures | None]:
-    """The pictures that can be decoded; the others are listed."""
+    """The pictures that can be decoded; the others are listed. With `--no-check` all of them."""
+    if chosen["no_check"]:
+        return pictures, held_out
+    if processes.leads and not set(_left(folder)) - {choices.FILE}:
+        choices.keep(folder, chosen)  # this may take long, and be stopped
     bad = processes.agree(lambda: _unreadable(pictures, held_out, folder, quiet=quiet))
     return pictures.without(bad), held_out.without(bad) if held_out else held_out
 
@@ -231,12 +235,9 @@ def _prepare(
     return trainer, card
 
 
-def _facts(
-    begun: Beginning, learn: LabelledPictures, check: LabelledPictures, trainer: Trainer
-) -> dict[str, Any]:
+def _facts(learn: LabelledPictures, check: LabelledPictures, trainer: Trainer) -> dict[str, Any]:
     """What the summary says besides the recipe."""
     return {
-        "begun_from": begun.origin,
         "pictures": {"train": len(learn), "val": len(check)},
         "classes": dict(zip(learn.classes, learn.counts(), strict=True)),
         "device": trainer.device,
@@ -248,12 +249,14 @@ def _facts(
 def _begin(trainer: Trainer, folder: Path, chosen: dict[str, Any], *, resume: bool) -> None:
     """Clear what an earlier run left, or go on with it; one that left nothing begins anew."""
     agree = trainer.processes.agree
-    there = [name for name in _RECORD if (folder / name).exists()]
+    there = _left(folder)
     if resume and agree(lambda: STATE in there):
         trainer.restore()
         log.log(SUMMARY, "going on in epoch %d of %d", trainer.at.epoch + 1, trainer.recipe.epochs)
         return
-    if resume and agree(lambda: set(there) - {HELD_OUT, choices.FILE}):
+    weights = chosen["weights"]  # where they lie here they stay until an epoch gives better ones
+    own = [n for n in there if weights and (folder / n).resolve() == weights.resolve()]
+    if resume and agree(lambda: set(there) - {HELD_OUT, choices.FILE, *own}):
         raise OutputError(
             f"'{folder}' holds a run, but not its state ({STATE}), so it cannot be gone on with\n"
             "begin anew with --overwrite, or with --weights and another --output"
@@ -261,10 +264,8 @@ def _begin(trainer: Trainer, folder: Path, chosen: dict[str, Any], *, resume: bo
     if resume:
         log.log(SUMMARY, "'%s' holds no run to go on with; this one begins", folder)
     if trainer.processes.leads:
-        weights = chosen["weights"]  # stay until the first epoch gives better: --resume reads them
-        for name in (*there, *([SKIPPED] if chosen["no_check"] else [])):
-            if weights is None or (folder / name).resolve() != weights.resolve():
-                (folder / name).unlink(missing_ok=True)
+        for name in {*there, *([SKIPPED] if chosen["no_check"] else [])} - set(own):
+            (folder / name).unlink(missing_ok=True)
         choices.keep(folder, chosen)
 
 
@@ -315,13 +316,18 @@ def _has_ended(folder: Path, *, resume: bool, overwrite: bool) -> bool:
             folder / "last.safetensors",
         )
         return True
-    there = [name for name in _RECORD if (folder / name).exists()]
-    if there and not (resume or overwrite):
+    there = _left(folder)
+    if set(there) - {choices.FILE} and not (resume or overwrite):
         raise OutputError(
             f"'{folder}' holds a training run already ({there[0]})\n"
             "go on with it: --resume; replace it: --overwrite; or another folder: --output"
         )
     return False
+
+
+def _left(folder: Path) -> list[str]:
+    """What a run has left in a folder."""
+    return [name for name in _RECORD if (folder / name).exists()]
 
 
 def _check_apart(folder: Path, train: Path, val: Path | None) -> None:

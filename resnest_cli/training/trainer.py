@@ -139,7 +139,8 @@ class Trainer:
         later run goes on from is written only then, so that nothing of an epoch can be missing.
 
         Raises:
-            KeyboardInterrupt: on Ctrl-C or SIGTERM, with the state written.
+            KeyboardInterrupt: on Ctrl-C or SIGTERM, with the state written, unless a decoding
+                process was stopped as well before a step ended.
             ResNeStError: the loss is no longer a number, or there is no memory for a step.
             OutputError: the state cannot be written.
         """
@@ -377,4 +378,5 @@ def _told(batches: Iterable[Batch]) -> Iterator[Batch]:
                 log.warning("%s; its neighbour stands in for it", name)
             yield batch
     except DatasetError as error:  # from a worker, with its traceback
-        raise DatasetError(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
+        _, _, own = str(error).strip().splitlines()[-1].rpartition("DatasetError: ")
+        raise DatasetError(own) from error

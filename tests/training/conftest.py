@@ -1,10 +1,13 @@
 """A data set that is learned in seconds: four colours, in class folders."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.conftest import RESNEST
 
 CLASSES = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40), "white": (230,) * 3}
 # the smallest network that is still a ResNeSt, and a run of two epochs of four steps
@@ -28,3 +31,14 @@ def colours(folder: Path, each: int = 20) -> Path:
 def data(tmp_path_factory) -> Path:
     """Eighty pictures of four colours."""
     return colours(tmp_path_factory.mktemp("colours") / "data")
+
+
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory):
+    """The folder of a run that nobody disturbed, and what it said."""
+    folder = tmp_path_factory.mktemp("trained") / "out"
+    done = subprocess.run(
+        [*RESNEST, "train", data, *SHORT, "-o", folder], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done

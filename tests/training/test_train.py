@@ -3,13 +3,10 @@
 import csv
 import json
 import os
-import random
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -18,7 +15,6 @@ from safetensors import safe_open
 
 from resnest_cli import __version__
 from resnest_cli.errors import ResNeStError
-from resnest_cli.files import claimed
 from resnest_cli.folders import read_class_folders
 from resnest_cli.training.network import NetworkOptions
 from resnest_cli.training.prepare import parts
@@ -26,19 +22,6 @@ from resnest_cli.training.recipe import Recipe
 from resnest_cli.training.trainer import Trainer
 from tests.conftest import RESNEST, lines
 from tests.training.conftest import CLASSES, SHORT, TINY, colours
-
-KILLS = int(os.environ.get("RESNEST_TEST_KILLS", "3"))
-
-
-@pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
-    """The folder of a run that nobody disturbed, and what it said."""
-    folder = tmp_path_factory.mktemp("trained") / "out"
-    done = subprocess.run(
-        [*RESNEST, "train", data, *SHORT, "-o", folder], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, done
 
 
 def test_a_run_leaves_its_record(trained, data):
@@ -69,34 +52,6 @@ def test_a_checkpoint_says_all_that_predict_must_know(trained, data, run):
     assert {len(row["predictions"]) for row in lines(done)} == {4}
 
 
-def test_kills_at_random_moments_change_nothing(trained, data, tmp_path):
-    """Killed, interrupted, terminated; the weights in the end are the same to the bit."""
-    whole, _ = trained
-    command = [*RESNEST, "train", data, *SHORT, "-o", tmp_path / "out", "-q"]
-    begun = []
-    for number in range(KILLS):
-        with subprocess.Popen([*command, *begun], stderr=subprocess.PIPE, text=True) as process:
-            deadline = time.monotonic() + 60
-            while not (tmp_path / "out").exists() and process.poll() is None:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            time.sleep(random.uniform(0, 4))
-            process.send_signal((signal.SIGKILL, signal.SIGINT, signal.SIGTERM)[number % 3])
-            _, said = process.communicate(timeout=60)
-        assert "Traceback" not in said
-        begun = ["--resume"]
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for name in ("best.safetensors", "last.safetensors"):
-        assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
-    kept, expected = (
-        [list(r.values())[:6] for r in csv.DictReader((f / "history.csv").read_text().splitlines())]
-        for f in (tmp_path / "out", whole)
-    )
-    assert kept == expected
-    assert not list((tmp_path / "out").glob("*.part"))
-
-
 def test_the_held_out_part_can_be_evaluated(trained, data, run):
     folder, _ = trained
     done = run(
@@ -108,20 +63,6 @@ def test_the_held_out_part_can_be_evaluated(trained, data, run):
     history = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
     assert 100 * figures["top1"]["value"] == pytest.approx(float(history[-1]["val_top1"]))
     assert figures["loss"] == pytest.approx(float(history[-1]["val_loss"]), rel=1e-4)
-
-
-def test_overwriting_keeps_what_it_begins_from_until_an_epoch_is_done(trained, data, run, tmp_path):
-    shutil.copytree(trained[0], tmp_path / "out")
-    best = tmp_path / "out" / "best.safetensors"
-    begun = ["--weights", best, "-o", "out", "--overwrite", "--epochs", "1"]
-    wrong = run("train", data, *begun, "--crop", "8")
-    assert (wrong.returncode, best.exists()) == (2, True)
-    with subprocess.Popen([*RESNEST, "train", data, *begun], cwd=tmp_path) as process:
-        while not (tmp_path / "out" / "state.pt").exists() and process.poll() is None:
-            time.sleep(0.01)
-        process.kill()
-    done = run("train", data, "-o", "out", "--resume")
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -140,40 +81,7 @@ def test_the_network_is_settled_before_any_picture_is_read(
     broken.write_bytes(b"no picture")
     done = run("train", "data", *options, "-o", "out")
     assert (done.returncode, words in done.stderr) == (code, True), done.stderr
-    assert "broken.jpg" not in done.stderr
     assert not (tmp_path / "out" / "skipped.csv").exists()
-
-
-def test_overwriting_leaves_nothing_of_the_run_before(data, run, tmp_path):
-    (tmp_path / "out").mkdir()
-    for name in ("skipped.csv", "last.safetensors", "val.csv"):
-        (tmp_path / "out" / name).write_text("of an earlier run")
-    done = run("train", data, *SHORT, "--no-check", "--overwrite", "-o", "out")
-    assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "out" / "skipped.csv").exists()
-
-
-def test_resume_never_begins_anew_where_something_is(trained, data, run, tmp_path):
-    shutil.copytree(trained[0], tmp_path / "out")
-    (tmp_path / "out" / "summary.json").unlink()
-    before = (tmp_path / "out" / "best.safetensors").read_bytes()
-    done = run("train", data, *SHORT, "-o", "out", "--resume")
-    assert (done.returncode, "state.pt" in done.stderr) == (1, True)
-    assert (tmp_path / "out" / "best.safetensors").read_bytes() == before
-
-
-def test_a_disk_that_takes_no_more(trained, data, run, tmp_path):
-    """Nothing finished is lost, and the run goes on once there is room."""
-    limit = (40_000, 40_000)  # bytes a file, less than a state has
-    options = [*SHORT, "--workers", "0", "-o", "out"]
-    done = run(
-        "train", data, *options, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    )
-    assert (done.returncode, "is the disk full?" in done.stderr) == (1, True), done.stderr
-    assert not list((tmp_path / "out").glob("*.part"))
-    assert run("train", data, *options, "--resume").returncode == 0
-    ours, theirs = tmp_path / "out" / "last.safetensors", trained[0] / "last.safetensors"
-    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_a_step_that_memory_has_no_room_for(data, monkeypatch):
@@ -226,43 +134,6 @@ def test_odd_names_are_only_names(tmp_path, run):
     done = run("evaluate", copy, "--weights", weights, "-o", "report")
     assert done.returncode == 0, done.stderr
     assert r"$\frac$ [b]rot" in done.stdout
-
-
-def test_a_run_that_is_there_is_never_replaced_unasked(trained, data, run):
-    folder, _ = trained
-    before = (folder / "best.safetensors").read_bytes()
-    done = run("train", data, *SHORT, "-o", folder)
-    assert done.returncode == 1
-    assert "--resume" in done.stderr
-    ended = run("train", data, *SHORT, "-o", folder, "--resume")
-    assert (ended.returncode, "has ended" in ended.stderr) == (0, True)
-    assert (folder / "best.safetensors").read_bytes() == before
-
-
-def test_a_folder_is_for_one_run_at_a_time(data, run, tmp_path):
-    (tmp_path / "out").mkdir()
-    with claimed(tmp_path / "out"):
-        done = run("train", data, *SHORT, "-o", "out")
-    assert (done.returncode, "another run is at work" in done.stderr) == (1, True), done.stderr
-    assert not list((tmp_path / "out").iterdir())
-
-
-def test_a_run_is_gone_on_with_as_it_was_begun(trained, data, run, tmp_path):
-    command = [*RESNEST, "train", data, *SHORT, "-o", tmp_path / "out"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if "epoch 1/2" in line:
-                process.send_signal(signal.SIGINT)
-                break
-        process.communicate(timeout=60)
-    assert process.returncode == 130
-    done = run("train", data, *SHORT, "--lr", "0.2", "-o", tmp_path / "out", "--resume")
-    assert done.returncode == 2
-    assert "--lr as it is by default, not 0.2" in done.stderr
-    done = run("train", data, "-o", tmp_path / "out", "--resume")
-    assert done.returncode == 0, done.stderr
-    ours, theirs = tmp_path / "out" / "last.safetensors", trained[0] / "last.safetensors"
-    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_fine_tuning_replaces_the_head_and_keeps_what_was_learned(trained, tmp_path, run):
