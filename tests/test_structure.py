@@ -24,7 +24,17 @@ TORCH = (
     "resnest_cli.export",
     *(
         f"resnest_cli.training.{n}"
-        for n in ("augment", "data", "distributed", "network", "parts", "record", "trainer", "view")
+        for n in (
+            "augment",
+            "data",
+            "distributed",
+            "network",
+            "parts",
+            "record",
+            "teachers",
+            "trainer",
+            "view",
+        )
     ),
 )
 # each layer imports from those below it, never from those above
@@ -33,7 +43,7 @@ LAYERS = [
     ["cli"],
     ["commands"],
     ["evaluation", "training", "export", "bench"],
-    ["classifier", "output"],
+    ["classifier", "output", "matching"],
     ["engines"],
     ["model"],
     ["batch", "parquet", "terminal", "folders"],

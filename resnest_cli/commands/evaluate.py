@@ -131,8 +131,8 @@ def evaluate(
     name = options.chosen_model(model, weights)
     show = stderr_is_terminal() and not quiet
     with DownloadBar(name or "resnest50") as bar:
+        from resnest_cli import matching
         from resnest_cli.classifier import Classifier
-        from resnest_cli.evaluation import matching
 
         classifier = Classifier(
             name,

@@ -7,14 +7,13 @@ import math
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from resnest_cli import charts, folders
+from resnest_cli import charts, digests, folders
 from resnest_cli.commands import options
 from resnest_cli.commands import training_options as training
-from resnest_cli.errors import OutputError, UsageError
 from resnest_cli.files import claimed, writable_folder
 from resnest_cli.processors import processors
 from resnest_cli.terminal import (
@@ -24,13 +23,14 @@ from resnest_cli.terminal import (
     set_verbosity,
     stderr_is_terminal,
 )
-from resnest_cli.training import choices
+from resnest_cli.training.folder import HELD_OUT, OPTIONS, SKIPPED, STATE, RunFolder
 from resnest_cli.training.recipe import Recipe, make_recipe
 from resnest_cli.writers import printable
 
 if TYPE_CHECKING:
     from resnest_cli.card import ModelCard
     from resnest_cli.folders import LabelledPictures
+    from resnest_cli.model.load import Loaded
     from resnest_cli.training.distributed import Processes
     from resnest_cli.training.network import Beginning, NetworkOptions
     from resnest_cli.training.parts import Epoch
@@ -38,14 +38,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STATE, ENDED, SKIPPED, HELD_OUT = "state.pt", "summary.json", "skipped.csv", "val.csv"
-_RECORD = (
-    "best.safetensors", "last.safetensors", "history.csv", "curves.png", STATE, ENDED, HELD_OUT,
-    choices.FILE,
-)  # fmt: skip
 _NETWORK = (
     "model", "weights", "scratch", "width", "blocks", "crop", "resize", "interpolation", "name"
 )  # fmt: skip
+_RECIPE = tuple(f.name for f in fields(Recipe) if f.name != "teachers")
 _HELD_OUT_SHARE = 0.1
 
 
@@ -70,6 +66,7 @@ def train(
     val: training.Val = None,
     val_share: training.ValShare = None,
     no_check: training.NoCheck = False,
+    teacher: training.Teacher = None,
     epochs: training.Epochs = None,
     batch_size: training.BatchSize = None,
     lr: training.Lr = None,
@@ -123,17 +120,12 @@ def train(
     values: dict[str, Any] = locals()
     set_verbosity(quiet=quiet, verbose=verbose)
     charts.require_extra("matplotlib")
-    folder = output or Path("trained") / data.resolve().name
-    if _has_ended(folder, resume=resume, overwrite=overwrite):
+    folder = RunFolder(output or Path("trained") / data.resolve().name)
+    if folder.has_ended(resume=resume, overwrite=overwrite):
         return 0
     chosen = _chosen(values, folder)
-    recipe = make_recipe(
-        scratch=bool(chosen["scratch"]), given={f.name: chosen[f.name] for f in fields(Recipe)}
-    )
-    train_folder, val_folder = folders.find_parts(data, chosen["val"])
-    _check_apart(folder, train_folder, val_folder)
-    pictures = folders.read_class_folders(train_folder)
-    held_out = folders.read_class_folders(val_folder) if val_folder else None
+    recipe = _recipe(chosen)
+    found = _find(data, chosen["val"], folder)
 
     from resnest_cli.training.network import NetworkOptions
     from resnest_cli.training.prepare import parts, write_held_out
@@ -142,35 +134,78 @@ def train(
     processes, device = _join(device)
     quiet = quiet or not processes.leads
     set_verbosity(quiet=quiet, verbose=verbose and processes.leads)
-    writable_folder(folder)
-    with processes, claimed(folder) if processes.leads else nullcontext():
+    writable_folder(folder.path)
+    with processes, claimed(folder.path) if processes.leads else nullcontext():
         begun = _beginning(wanted, recipe, processes, chosen["batch_size"])
-        pictures, held_out = _readable(pictures, held_out, folder, processes, chosen, quiet=quiet)
+        teachers, recipe = _teachers(chosen["teacher"], found.pictures, recipe)
+        found = _readable(found, folder, processes, chosen, quiet=quiet)
         share = chosen["val_share"] or _HELD_OUT_SHARE
-        learn, check = parts(pictures, held_out, share, recipe.seed)
+        learn, check = parts(found.pictures, found.held_out, share, recipe.seed)
         if chosen["batch_size"] is None:
             recipe = replace(recipe, batch_size=_batch_size(recipe, len(learn), processes))
         trainer, card = _prepare(
-            begun, learn, check, recipe, folder, device, processes, workers, compiled=compiled
-        )
+            begun, teachers, learn, check, recipe=recipe, device=device, processes=processes,
+            workers=_workers(workers, device, processes), state_file=folder.path / STATE,
+            compiled=compiled,
+        )  # fmt: skip
         _begin(trainer, folder, chosen, resume=resume)
-        if val_folder is None and processes.leads:
-            write_held_out(check, train_folder, folder / HELD_OUT)
+        if found.val_folder is None and processes.leads:
+            write_held_out(check, found.folder, folder.path / HELD_OUT)
         log.log(SUMMARY, "%s", _plan(card, learn, check, trainer))
-        validation = str(val_folder) if val_folder else f"{share:g} of each class"
-        facts = {"data": str(train_folder), "validation": validation, "begun_from": begun.origin}
+        facts = {
+            "data": str(found.folder),
+            "validation": str(found.val_folder or f"{share:g} of each class"),
+            "begun_from": begun.origin,
+            "teachers": [str(teacher.path) for teacher in teachers],
+        }
         del begun  # and the tensors with it
         return _run(trainer, card, folder, facts | _facts(learn, check, trainer), quiet=quiet)
 
 
-def _chosen(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+class _Found(NamedTuple):
+    """The pictures that a run is given."""
+
+    folder: Path  # of those to learn from
+    val_folder: Path | None  # None: a part of the others is held out
+    pictures: LabelledPictures
+    held_out: LabelledPictures | None
+
+
+def _find(data: Path, val: Path | None, folder: RunFolder) -> _Found:
+    train_folder, val_folder = folders.find_parts(data, val)
+    folder.check_apart([train_folder, val_folder])
+    pictures = folders.read_class_folders(train_folder)
+    held_out = folders.read_class_folders(val_folder) if val_folder else None
+    return _Found(train_folder, val_folder, pictures, held_out)
+
+
+def _chosen(values: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     """The options that decide a run, None where not given; of one that is resumed they are its."""
-    names = (*_NETWORK, "val", "val_share", "no_check", *(f.name for f in fields(Recipe)))
+    names = (*_NETWORK, "val", "val_share", "no_check", "teacher", *_RECIPE)
     given = {name: values[name] for name in names}
-    given |= {name: given[name] or None for name in ("scratch", "no_check")}  # flags
-    if values["resume"] and (kept := choices.take_up(folder, given)):
-        return kept | {name: kept[name] and Path(kept[name]) for name in ("weights", "val")}
+    given |= {name: given[name] or None for name in ("scratch", "no_check", "teacher")}
+    if values["resume"] and (kept := folder.kept(given)):
+        paths = {name: kept[name] and Path(kept[name]) for name in ("weights", "val")}
+        return kept | paths | {"teacher": [Path(file) for file in kept["teacher"] or ()]}
     return given | {"model": options.chosen_model(given["model"], given["weights"])}
+
+
+def _recipe(chosen: dict[str, Any]) -> Recipe:
+    given = {name: chosen[name] for name in _RECIPE}
+    if chosen["teacher"] and given["label_smoothing"] is None:
+        given["label_smoothing"] = 0.0  # there are no labels to smooth
+    return make_recipe(scratch=bool(chosen["scratch"]), given=given)
+
+
+def _teachers(
+    files: list[Path] | None, pictures: LabelledPictures, recipe: Recipe
+) -> tuple[list[Loaded], Recipe]:
+    """The networks to learn from, and the recipe that names them."""
+    from resnest_cli.training.teachers import read_teachers
+
+    classes = folders.without_empty_classes(pictures)[0].classes
+    teachers = read_teachers(files or [], classes)
+    return teachers, replace(recipe, teachers=tuple(digests.of(t.path) for t in teachers))
 
 
 def _join(device: str) -> tuple[Processes, str]:
@@ -184,21 +219,18 @@ def _join(device: str) -> tuple[Processes, str]:
 
 
 def _readable(
-    pictures: LabelledPictures,
-    held_out: LabelledPictures | None,
-    folder: Path,
-    processes: Processes,
-    chosen: dict[str, Any],
-    *,
-    quiet: bool,
-) -> tuple[LabelledPictures, LabelledPictures | None]:
+    found: _Found, folder: RunFolder, processes: Processes, chosen: dict[str, Any], *, quiet: bool
+) -> _Found:
     """The pictures that can be decoded; the others are listed. With `--no-check` all of them."""
     if chosen["no_check"]:
-        return pictures, held_out
-    if processes.leads and not set(_left(folder)) - {choices.FILE}:
-        choices.keep(folder, chosen)  # this may take long, and be stopped
+        return found
+    if processes.leads and not set(folder.left()) - {OPTIONS}:
+        folder.keep(chosen)  # this may take long, and be stopped
+    pictures, held_out = found.pictures, found.held_out
     bad = processes.agree(lambda: _unreadable(pictures, held_out, folder, quiet=quiet))
-    return pictures.without(bad), held_out.without(bad) if held_out else held_out
+    return found._replace(
+        pictures=pictures.without(bad), held_out=held_out.without(bad) if held_out else held_out
+    )
 
 
 def _beginning(
@@ -214,23 +246,25 @@ def _beginning(
 
 def _prepare(
     begun: Beginning,
+    teachers: list[Loaded],
     learn: LabelledPictures,
     check: LabelledPictures,
-    recipe: Recipe,
-    folder: Path,
-    device: str,
-    processes: Processes,
-    workers: int | None,
     *,
+    recipe: Recipe,
+    device: str,
     compiled: bool,
+    **options: Any,
 ) -> tuple[Trainer, ModelCard]:
+    """A network in training, and the card that its checkpoints will carry."""
+    from resnest_cli.training.teachers import Teachers
     from resnest_cli.training.trainer import Trainer
 
     network, card = begun.network(learn.classes, recipe)
+    shown = card.preprocessing
+    asked = Teachers(teachers, learn.classes, shown, device, compiled=compiled)
     trainer = Trainer(
-        network, learn, check, recipe=recipe, preprocessing=card.preprocessing, device=device,
-        workers=_workers(workers, device, processes), state_file=folder / STATE,
-        processes=processes, compiled=compiled,
+        network, learn, check, recipe=recipe, preprocessing=shown, device=device,
+        teachers=asked if teachers else None, compiled=compiled, **options,
     )  # fmt: skip
     return trainer, card
 
@@ -246,38 +280,31 @@ def _facts(learn: LabelledPictures, check: LabelledPictures, trainer: Trainer) -
     }
 
 
-def _begin(trainer: Trainer, folder: Path, chosen: dict[str, Any], *, resume: bool) -> None:
+def _begin(trainer: Trainer, folder: RunFolder, chosen: dict[str, Any], *, resume: bool) -> None:
     """Clear what an earlier run left, or go on with it; one that left nothing begins anew."""
-    agree = trainer.processes.agree
-    there = _left(folder)
-    if resume and agree(lambda: STATE in there):
+    processes, weights = trainer.processes, chosen["weights"]
+    there = processes.agree(folder.left)
+    if resume and STATE in there:
         trainer.restore()
         log.log(SUMMARY, "going on in epoch %d of %d", trainer.at.epoch + 1, trainer.recipe.epochs)
         return
-    weights = chosen["weights"]  # where they lie here they stay until an epoch gives better ones
-    own = [n for n in there if weights and (folder / n).resolve() == weights.resolve()]
-    if resume and agree(lambda: set(there) - {HELD_OUT, choices.FILE, *own}):
-        raise OutputError(
-            f"'{folder}' holds a run, but not its state ({STATE}), so it cannot be gone on with\n"
-            "begin anew with --overwrite, or with --weights and another --output"
-        )
     if resume:
+        folder.check_no_state_is_missing(there, weights)
         log.log(SUMMARY, "'%s' holds no run to go on with; this one begins", folder)
-    if trainer.processes.leads:
-        for name in {*there, *([SKIPPED] if chosen["no_check"] else [])} - set(own):
-            (folder / name).unlink(missing_ok=True)
-        choices.keep(folder, chosen)
+    if processes.leads:
+        folder.clear(weights, skipped=bool(chosen["no_check"]))
+        folder.keep(chosen)
 
 
 def _run(
-    trainer: Trainer, card: ModelCard, folder: Path, facts: dict[str, Any], *, quiet: bool
+    trainer: Trainer, card: ModelCard, folder: RunFolder, facts: dict[str, Any], *, quiet: bool
 ) -> int:
     """Train to the end, and leave the record."""
     from resnest_cli.training.record import Record
     from resnest_cli.training.view import TrainingView
 
     recipe, leads = trainer.recipe, trainer.processes.leads
-    record = Record(folder, card)
+    record = Record(folder.path, card)
     view = TrainingView(recipe.epochs) if stderr_is_terminal() and not quiet else None
     try:
         with view or nullcontext():
@@ -292,56 +319,14 @@ def _run(
         raise
     if leads:
         best = record.finish(trainer.at.history, facts)
-        (folder / STATE).unlink(missing_ok=True)
+        (folder.path / STATE).unlink(missing_ok=True)
         typer.echo(f"best: {best.val_top1:.2f} % top-1 on the validation part (epoch {best.epoch})")
         typer.echo(f"  resnest predict PICTURE --weights {record.best}")
     return 0
 
 
-def _has_ended(folder: Path, *, resume: bool, overwrite: bool) -> bool:
-    """Whether the run that is to be resumed is over.
-
-    Raises:
-        OutputError: the folder holds a run, and neither `--resume` nor `--overwrite` is given.
-    """
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"'{folder}' is a file; give a folder with --output")
-    if resume and (folder / ENDED).exists():
-        log.log(
-            SUMMARY,
-            "the run in '%s' has ended; to train further, give --weights %s and another --output",
-            folder,
-            folder / "last.safetensors",
-        )
-        return True
-    there = _left(folder)
-    if set(there) - {choices.FILE} and not (resume or overwrite):
-        raise OutputError(
-            f"'{folder}' holds a training run already ({there[0]})\n"
-            "go on with it: --resume; replace it: --overwrite; or another folder: --output"
-        )
-    return False
-
-
-def _left(folder: Path) -> list[str]:
-    """What a run has left in a folder."""
-    return [name for name in _RECORD if (folder / name).exists()]
-
-
-def _check_apart(folder: Path, train: Path, val: Path | None) -> None:
-    """Raise `UsageError` if what a run leaves would lie among the pictures."""
-    for data in (train, val):
-        if data is not None and folder.resolve().is_relative_to(data.resolve()):
-            raise UsageError(
-                f"the output folder '{folder}' lies in '{data}', and would be taken for a class\n"
-                "give a folder elsewhere with --output"
-            )
-
-
 def _unreadable(
-    pictures: LabelledPictures, held_out: LabelledPictures | None, folder: Path, *, quiet: bool
+    pictures: LabelledPictures, held_out: LabelledPictures | None, folder: RunFolder, *, quiet: bool
 ) -> set[str]:
     from resnest_cli.training.prepare import unreadable
 
@@ -350,7 +335,7 @@ def _unreadable(
     bar = picture_bar(lambda: count, 0, "checking") if show else nullcontext(lambda: None)
     with bar as advance:
         return unreadable(
-            pictures, held_out, folder / SKIPPED, workers=processors(), advance=advance
+            pictures, held_out, folder.path / SKIPPED, workers=processors(), advance=advance
         )
 
 

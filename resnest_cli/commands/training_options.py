@@ -109,6 +109,16 @@ NoCheck = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+Teacher = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="A checkpoint that knows the classes; what is learned are its answers in place of "
+        "the folders' names (distillation). Several: the mean of theirs.",
+        rich_help_panel=_DATA,
+        show_default=False,
+    ),
+]
 Epochs = Annotated[
     int | None,
     _number(r"Times that every picture is seen. \[default: 20, with --scratch 100]", metavar="N"),
@@ -141,7 +151,7 @@ WarmupEpochs = Annotated[
         r"\[default: 1, with --scratch 5; at most a fifth of --epochs]"
     ),
 ]
-LabelSmoothing = Annotated[float | None, _number(r"0 to 0.9. \[default: 0.1]")]
+LabelSmoothing = Annotated[float | None, _number(r"0 to 0.9. \[default: 0.1, with --teacher 0]")]
 Mixup = Annotated[
     float | None,
     _number(r"Alpha of mixup; 0: none. \[default: 0, with --scratch 0.2]"),

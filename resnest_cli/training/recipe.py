@@ -43,6 +43,7 @@ class Recipe:
     balance: bool = False  # weigh classes by the inverse of their number of pictures
     store: str = "fp32"  # type of the weights in the files: fp32 or fp16
     seed: int = 0
+    teachers: tuple[str, ...] = ()  # SHA-256 of checkpoints whose answers stand in for the labels
 
     @classmethod
     def fine_tuning(cls) -> dict[str, Any]:

@@ -47,6 +47,7 @@ from resnest_cli.training.parts import (
     ranks,
 )
 from resnest_cli.training.recipe import Recipe
+from resnest_cli.training.teachers import Teachers
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Trainer:
         workers: processes that decode.
         state_file: where the state is kept for resuming; None keeps none.
         processes: this process's place among those of the run.
+        teachers: networks whose answers stand in for the labels.
         compiled: let torch compile what a step computes; slow to start.
     """
 
@@ -83,6 +85,7 @@ class Trainer:
         workers: int = 0,
         state_file: Path | None = None,
         processes: Processes = ALONE,
+        teachers: Teachers | None = None,
         compiled: bool = False,
     ) -> None:
         processes.check_batch(recipe.batch_size, pairs=recipe.mixes)
@@ -124,6 +127,7 @@ class Trainer:
             workers=workers,
             **part,
         )
+        self._teachers = teachers
         self._seen = f"{train.digest()} {val.digest()} {preprocessing.describe()}"
         self._stop = False
 
@@ -208,6 +212,8 @@ class Trainer:
         classes = F.one_hot(batch.targets.to(self.device), self.network.num_classes).float()
         targets = mix(pixels, classes, recipe, rng)
         with self._autocast():
+            if self._teachers:
+                targets = self._teachers(pixels)
             logits = self._forward(pixels)
         loss = F.cross_entropy(
             logits.float(), targets, self._class_weights, label_smoothing=recipe.label_smoothing

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from resnest_cli.errors import DatasetError
-from resnest_cli.evaluation.matching import match, targets
 from resnest_cli.folders import LabelledPictures
 from resnest_cli.labels import Labels, imagenet1k
+from resnest_cli.matching import match, targets
 
 
 @pytest.mark.parametrize(
