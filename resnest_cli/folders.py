@@ -18,6 +18,8 @@ from resnest_cli.writers import printable
 
 _NO_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8, as Python keeps them
 _WNID = re.compile(r"n\d{8}\b")
+# behind a WordNet id Kaggle's list has a box, four numbers, for each thing in the picture
+_BOXES = re.compile(r"(?<=^n\d{8})( \d+){4}( n\d{8}( \d+){4})*$")
 _VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
 
 
@@ -225,7 +227,7 @@ def read_truths(file: Path, folder: Path) -> LabelledPictures:
     """A flat folder's pictures, with the class of each from a list.
 
     A line of the list is a picture's name below the folder, with or without its suffix, and its
-    class, with a comma, a tab or a space between; of further words nothing is read. A first line
+    class, with a comma, a tab or a space between; of further columns nothing is read. A first line
     that names no picture is a heading. That covers ImageNet's validation set as a `val.txt` of
     names and indices, and as `LOC_val_solution.csv`.
 
@@ -281,8 +283,7 @@ def _rows(file: Path) -> list[tuple[str, str]]:
         truth = columns[1].strip()
         if _NO_UTF8.search(truth):
             raise DatasetError(f"line {number} of '{file}' has a class that is not UTF-8 text")
-        # behind a WordNet id Kaggle's list has boxes
-        rows.append((columns[0].strip(), truth.split()[0] if _WNID.match(truth) else truth))
+        rows.append((columns[0].strip(), _BOXES.sub("", truth)))
     return rows
 
 

@@ -17,9 +17,9 @@ from resnest_cli.writers import printable
 def match(names: Sequence[str], labels: Labels) -> list[int | None]:
     """For each name the index of the class it means, or None.
 
-    Tried in turn: the class's name; its WordNet id, alone or before a `_` or `-`; its index, unless
-    names are numbers themselves; and its name once more, whatever the case of its letters and
-    whether spaces, `_` or `-` stand between its words.
+    Tried in turn: the class's name; its WordNet id, alone or before a space, `_` or `-`; its index,
+    unless names are numbers themselves; and its name once more, whatever the case of its letters
+    and whether spaces, `_` or `-` stand between its words.
     """
     names_are_numbers = any(name.isdigit() for name in labels.names)
     exact = _unique(labels.names)
@@ -27,7 +27,7 @@ def match(names: Sequence[str], labels: Labels) -> list[int | None]:
     plain = _unique([_plain(name) for name in labels.names])
     found: list[int | None] = []
     for name in names:
-        wnid = re.split("[_-]", name, maxsplit=1)[0]
+        wnid = re.split("[ _-]", name, maxsplit=1)[0]
         if name in exact:
             found.append(exact[name])
         elif wnid in wnids:

@@ -136,8 +136,13 @@ KAGGLE = (
         ("val_0.png  a cat\nval_1.png   a dog\n", ("a cat", "a dog"), (0, 1)),
         ("file,class\nval_0.png,a cat\nval_1.png,a dog\n", ("a cat", "a dog"), (0, 1)),
         (KAGGLE, ("n01440764", "n02111889"), (1, 0)),
+        (
+            "file,class\nval_0.png,n01440764 tench\nval_1.png,n02111889 dog 2\n",
+            ("n01440764 tench", "n02111889 dog 2"),
+            (0, 1),
+        ),
     ],
-    ids=["val.txt", "tabs", "spaces", "heading", "kaggle"],
+    ids=["val.txt", "tabs", "spaces", "heading", "kaggle", "id and name"],
 )
 def test_lists_of_truths(tmp_path, text, classes, targets):
     (tmp_path / "flat").mkdir()

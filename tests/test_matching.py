@@ -11,7 +11,15 @@ from resnest_cli.matching import match, targets
 
 @pytest.mark.parametrize(
     "name",
-    ["Samoyed", "samoyed", "n02111889", "n02111889_samoyed", "n02111889-Samoyed", "258"],
+    [
+        "Samoyed",
+        "samoyed",
+        "n02111889",
+        "n02111889_samoyed",
+        "n02111889-Samoyed",
+        "n02111889 dog",
+        "258",
+    ],
 )
 def test_names_ids_and_indices(name):
     assert match([name], imagenet1k()) == [258]
