@@ -18,13 +18,13 @@ def test_it_is_small_and_says_what_it_is():
     card = Classifier("demo").card
     assert (card.name, card.num_classes) == ("demo", 10)
     assert card.labels.names[:3] == ("airplane", "automobile", "bird")
-    assert card.recipe == json.loads((DEMO / "6-summary.json").read_text())["recipe"]
+    assert card.recipe == json.loads((DEMO / "9-summary.json").read_text())["recipe"]
     assert card.tool_version <= __version__
 
 
 def test_its_page_says_what_its_record_says():
     page = (ROOT / "docs" / "demo.md").read_text()
-    summary = json.loads((DEMO / "6-summary.json").read_text())
+    summary = json.loads((DEMO / "9-summary.json").read_text())
     assert f"{summary['best']['val_top1']:.2f} %" in page
     for name, value in summary["recipe"].items():
         option = f"--{name.replace('_', '-')} {value:g}" if isinstance(value, float) else None
