@@ -124,6 +124,7 @@ def train(
     if folder.has_ended(resume=resume, overwrite=overwrite):
         return 0
     chosen = _chosen(values, folder)
+    folder.check_not_replaced(chosen["teacher"] or ())
     recipe = _recipe(chosen)
     found = _find(data, chosen["val"], folder)
 
@@ -290,7 +291,6 @@ def _begin(trainer: Trainer, folder: RunFolder, chosen: dict[str, Any], *, resum
         return
     if resume:
         folder.check_no_state_is_missing(there, weights)
-        log.log(SUMMARY, "'%s' holds no run to go on with; this one begins", folder)
     if processes.leads:
         folder.clear(weights, skipped=bool(chosen["no_check"]))
         folder.keep(chosen)

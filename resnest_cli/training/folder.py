@@ -59,7 +59,10 @@ class RunFolder:
                 self.path / "last.safetensors",
             )
             return True
-        if set(there) - {OPTIONS} and not (resume or overwrite):
+        begun = set(there) - {OPTIONS}
+        if resume and not begun:
+            log.log(SUMMARY, "'%s' holds no run to go on with; this one begins", self)
+        if begun and not (resume or overwrite):
             raise OutputError(
                 f"'{self}' holds a training run already ({there[0]})\n"
                 "go on with it: --resume; replace it: --overwrite; or another folder: --output"
@@ -73,6 +76,15 @@ class RunFolder:
                 raise UsageError(
                     f"the output folder '{self}' lies in '{data}', and would be taken for a class\n"
                     "give a folder elsewhere with --output"
+                )
+
+    def check_not_replaced(self, teachers: Iterable[Path]) -> None:
+        """Raise `UsageError` if the run would write over one of its teachers."""
+        for file in teachers:
+            if file.resolve().parent == self.path.resolve() and file.name in _RECORD:
+                raise UsageError(
+                    f"the teacher '{file}' would be replaced by what it teaches\n"
+                    "give another folder with --output"
                 )
 
     def check_no_state_is_missing(self, there: Sequence[str], weights: Path | None) -> None:

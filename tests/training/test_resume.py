@@ -80,6 +80,13 @@ def test_resume_never_begins_anew_where_something_is(trained, data, run, tmp_pat
     assert (tmp_path / "out" / "best.safetensors").read_bytes() == before
 
 
+def test_resume_says_at_once_that_there_is_nothing_to_go_on_with(run):
+    done = run("train", "data", "-o", "mistyped", "--resume")
+    first, second = done.stderr.splitlines()[:2]
+    assert "'mistyped' holds no run to go on with" in first
+    assert "data" in second
+
+
 def test_a_disk_that_takes_no_more(trained, data, run, tmp_path):
     """Nothing finished is lost, and the run goes on once there is room."""
     limit = (40_000, 40_000)  # bytes a file, less than a state has

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from resnest_cli.errors import UsageError
 from resnest_cli.labels import Labels
 from resnest_cli.model.load import load_model, load_state, save_checkpoint
 from resnest_cli.training.teachers import Teachers, read_teachers
@@ -82,12 +83,6 @@ def test_a_taught_run_says_by_whom_and_is_gone_on_with(trained, data, run, tmp_p
     assert kept.read_bytes() == expected.read_bytes()
 
 
-def changed_card(trained, tmp_path, **changes):
-    loaded = load_state(weights=trained[0] / "best.safetensors")
-    network = load_model(weights=trained[0] / "best.safetensors")
-    save_checkpoint(tmp_path / "teacher.safetensors", network, replace(loaded.card, **changes))
-
-
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
@@ -96,13 +91,24 @@ def changed_card(trained, tmp_path, **changes):
     ],
     ids=["unknown class", "no names"],
 )
-def test_a_teacher_must_know_the_classes(trained, data, run, tmp_path, labels, words):
-    changed_card(trained, tmp_path, labels=labels)
-    done = run("train", data, *SHORT, "--teacher", "teacher.safetensors", "-o", "out")
-    assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+def test_a_teacher_must_know_the_classes(trained, tmp_path, labels, words):
+    best, teacher = trained[0] / "best.safetensors", tmp_path / "teacher.safetensors"
+    card = replace(load_state(weights=best).card, labels=labels)
+    save_checkpoint(teacher, load_model(weights=best), card)
+    with pytest.raises(UsageError, match=words):
+        read_teachers([teacher], list(CLASSES))
+
+
+def test_a_teacher_that_is_not_there(data, run, tmp_path):
+    done = run("train", data, *SHORT, "--teacher", "none.safetensors", "-o", "out")
+    assert (done.returncode, "none.safetensors" in done.stderr) == (1, True), done.stderr
     assert not (tmp_path / "out" / "run.json").exists()
 
 
-def test_a_teacher_that_is_not_there(data, run):
-    done = run("train", data, *SHORT, "--teacher", "none.safetensors", "-o", "out")
-    assert (done.returncode, "none.safetensors" in done.stderr) == (1, True), done.stderr
+def test_a_teacher_is_not_written_over(trained, data, run, tmp_path):
+    (tmp_path / "out").mkdir()
+    teacher = tmp_path / "out" / "best.safetensors"
+    teacher.write_bytes((trained[0] / "best.safetensors").read_bytes())
+    done = run("train", data, *SHORT, "--teacher", teacher, "--overwrite", "-o", "out")
+    assert (done.returncode, "would be replaced" in done.stderr) == (2, True), done.stderr
+    assert teacher.exists()
