@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from resnest_cli.errors import OutputError
 
@@ -28,6 +29,29 @@ def writable_folder(folder: Path) -> None:
         ) from error
 
 
+def claim(file: IO[Any], name: Path) -> None:
+    """Keep a file that is open for writing to this process until it is closed.
+
+    Without effect on Windows and on file systems that have no locks.
+
+    Raises:
+        OutputError: another process has claimed it.
+    """
+    try:
+        import fcntl  # whose locks, other than flock's, forked processes don't share
+    except ImportError:  # on Windows
+        return
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise OutputError(
+            f"another run is at work in '{name}'\nwait for its end, or name another --output"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+
+
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Keep a folder to one process; it is free again when that ends, however it does.
@@ -35,20 +59,8 @@ def claimed(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: another process has claimed it.
     """
-    try:
-        import fcntl  # whose locks, other than flock's, forked processes don't share
-    except ImportError:  # not on Windows
-        yield
-        return
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                f"another run is at work in '{folder}'\nwait for its end, or give another folder"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+        claim(file, folder)
         try:
             yield
         finally:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from resnest_cli.errors import OutputError, ReaderGone
+from resnest_cli.files import claim
 from resnest_cli.parquet import read_parquet, require_pyarrow, write_parquet
 from resnest_cli.results import Result
 from resnest_cli.sources import Source
@@ -163,7 +164,9 @@ class FileOutput:
             self._file.close()
 
     def _fresh(self, settings: Mapping[str, Any]) -> IO[bytes]:
-        file = self._rows_path.open("wb")  # emptied before the record says other settings
+        file = self._claimed()
+        file.truncate(0)  # before the record says other settings
+        file.seek(0)
         record = _record(self._path)
         beside = record.with_name(record.name + ".part")
         text = json.dumps(settings, indent=2, ensure_ascii=False)
@@ -176,16 +179,25 @@ class FileOutput:
         if not _has_content(self._path if from_parquet else self._rows_path):
             return self._fresh(settings)
         _compare(_record(self._path), settings)
-        try:
-            if from_parquet:
+        if from_parquet:
+            with _resumable(self._path):
                 self._journal_from_parquet()
-            with self._rows_path.open("rb") as written:
-                end = self._read_rows(written)
-        except OutputError as error:
-            raise OutputError(f"'{self._path}' cannot be resumed: {error}") from error
-        file = self._rows_path.open("r+b")
-        file.truncate(end)
-        file.seek(end)
+        file = self._claimed()
+        try:
+            with _resumable(self._path):
+                end = self._read_rows(file)
+            file.truncate(end)
+            file.seek(end)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _claimed(self) -> IO[bytes]:
+        """The file of rows, opened to append to, and this process's alone."""
+        file = self._rows_path.open("a+b")
+        claim(file, self._path)
+        file.seek(0)
         return file
 
     def _read_rows(self, file: IO[bytes]) -> int:
@@ -202,6 +214,15 @@ class FileOutput:
         with beside.open("wb") as journal:
             read_parquet(self._path, journal)
         beside.replace(self._rows_path)
+
+
+@contextmanager
+def _resumable(path: Path) -> Iterator[None]:
+    """Say of which output it is that something is wrong."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(f"'{path}' cannot be resumed: {error}") from error
 
 
 def _compare(record: Path, settings: Mapping[str, Any]) -> None:

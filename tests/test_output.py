@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +126,27 @@ def test_what_is_no_output_of_ours_is_refused_and_left_alone(fmt, line, tmp_path
     with pytest.raises(OutputError, match="cannot be resumed"):
         FileOutput(path, fmt=fmt, top_k=2, settings=SETTINGS, resume=True)
     assert path.read_bytes() == line * 3
+
+
+@pytest.mark.parametrize("fmt", ROW_FORMATS)
+@pytest.mark.parametrize("resume", [True, False])
+def test_an_output_is_for_one_run_at_a_time(fmt, resume, tmp_path):
+    path = tmp_path / f"out.{fmt}"
+    path.touch()
+    arguments = {"fmt": fmt, "top_k": 2, "settings": SETTINGS}
+    output = FileOutput(path, **arguments, resume=True)
+    output.write(Result("a"))
+    second = f"""if True:
+        from pathlib import Path
+        from resnest_cli.output import FileOutput
+        FileOutput(Path({str(path)!r}), **{arguments}, resume={resume})"""
+    done = subprocess.run([sys.executable, "-c", second], capture_output=True, text=True)
+    assert "OutputError: another run is at work in" in done.stderr
+    output.write(Result("b"))
+    output.finish()
+    output.close()
+    assert len(read(path, fmt)) == 2 + (fmt == "csv")
+    assert write(path, [Result("c")], fmt=fmt, resume=resume) == 1
 
 
 def test_csv_columns_are_those_of_the_contract(tmp_path):
