@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,7 +64,8 @@ def claimed(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / ".lock").unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows removes no open file
+                (folder / ".lock").unlink(missing_ok=True)
 
 
 @contextmanager
