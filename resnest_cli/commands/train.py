@@ -153,14 +153,9 @@ def train(
         if found.val_folder is None and processes.leads:
             write_held_out(check, found.folder, folder.path / HELD_OUT)
         log.log(SUMMARY, "%s", _plan(card, learn, check, trainer))
-        facts = {
-            "data": str(found.folder),
-            "validation": str(found.val_folder or f"{share:g} of each class"),
-            "begun_from": begun.origin,
-            "teachers": [str(teacher.path) for teacher in teachers],
-        }
+        facts = _facts(found, share, begun.origin, teachers) | _measures(learn, check, trainer)
         del begun  # and the tensors with it
-        return _run(trainer, card, folder, facts | _facts(learn, check, trainer), quiet=quiet)
+        return _run(trainer, card, folder, facts, quiet=quiet)
 
 
 class _Found(NamedTuple):
@@ -270,8 +265,20 @@ def _prepare(
     return trainer, card
 
 
-def _facts(learn: LabelledPictures, check: LabelledPictures, trainer: Trainer) -> dict[str, Any]:
-    """What the summary says besides the recipe."""
+def _facts(
+    found: _Found, share: float, origin: str | None, teachers: list[Loaded]
+) -> dict[str, Any]:
+    """What the summary says of where a run began, besides the recipe."""
+    return {
+        "data": str(found.folder),
+        "validation": str(found.val_folder or f"{share:g} of each class"),
+        "begun_from": origin,
+        "teachers": [str(teacher.path) for teacher in teachers],
+    }
+
+
+def _measures(learn: LabelledPictures, check: LabelledPictures, trainer: Trainer) -> dict[str, Any]:
+    """What the summary says of its size."""
     return {
         "pictures": {"train": len(learn), "val": len(check)},
         "classes": dict(zip(learn.classes, learn.counts(), strict=True)),
