@@ -10,12 +10,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar, cast
+from inspect import signature
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn import functional as shared
+from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
 from resnest_cli.errors import UsageError
@@ -77,7 +78,11 @@ class Processes:
         """The network with its gradients averaged over the processes."""
         if self.count == 1:
             return network
-        return DistributedDataParallel(network, broadcast_buffers=False)
+        # batch norms' statistics are the same in all processes already; the option has two names
+        known = signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        unsynced: dict[str, Any] = {sync: False}
+        return DistributedDataParallel(network, **unsynced)
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over the processes."""
@@ -103,9 +108,25 @@ class Processes:
 ALONE = Processes()
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over the processes, through which gradients flow: theirs are summed as well."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
 def _sum(values: Tensor) -> Tensor:
-    """The sum over the processes, through which gradients flow."""
-    total: Tensor = shared.all_reduce(values)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(values)
     return total
 
 

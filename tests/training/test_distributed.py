@@ -40,7 +40,7 @@ def test_losses_agree(runs):
 
 
 STEP = """
-import sys, torch
+import os, sys, torch
 from torch.nn import functional as F
 from resnest_cli.model.resnest import ResNeSt, initialise
 from resnest_cli.training.distributed import Processes, SharedDropout, share_batch_norms
@@ -62,6 +62,7 @@ with processes:
 if processes.leads:
     gradients = {name: p.grad for name, p in network.named_parameters()}
     torch.save(gradients | dict(network.named_buffers()), sys.argv[1])
+os._exit(0)  # as the command ends: a thread of gloo's may abort while Python takes itself apart
 """
 
 
