@@ -43,6 +43,8 @@ class Classifier:
         weights: a local checkpoint instead of the published one.
         labels: a file of class names, one a line; default: the checkpoint's, else ImageNet-1k's.
         preprocess: `default`, `hub` or `paper`.
+        crop: pixels that the network sees, each way, in place of the preprocessing's, 16 to 2048.
+        resize: pixels of the short side before that; default: in the same ratio to the crop.
         top_k: predictions per picture, 1 to the number of classes; default: 5, or all where
             there are fewer.
         threshold: predictions of less probability are dropped, 0 to 1.
@@ -82,6 +84,8 @@ class Classifier:
         weights: str | os.PathLike[str] | None = None,
         labels: str | os.PathLike[str] | None = None,
         preprocess: str = "default",
+        crop: int | None = None,
+        resize: int | None = None,
         top_k: int | None = None,
         threshold: float = 0.0,
         exif: bool = True,
@@ -114,7 +118,7 @@ class Classifier:
         )  # fmt: skip
         self.engine = open_engine(self._options, on_progress)
         self.card = self.engine.card
-        self.preprocessing = self.card.preprocessing.named(preprocess)
+        self.preprocessing = self.card.preprocessing.named(preprocess).sized(crop, resize)
         fits = self.preprocessing.crop == self.card.preprocessing.crop
         if self.engine.name == "openvino" and not fits:
             self._use_torch()
@@ -204,8 +208,8 @@ class Classifier:
         weights = self._options.weights
         if self._options.engine == "openvino" or (weights and is_graph(weights)):
             raise UsageError(
-                f"--preprocess {self.preprocessing.name} cuts out {self.preprocessing.crop} "
-                f"pixels, but this network is compiled for {self.card.preprocessing.crop}\n"
+                f"{self.preprocessing.crop} pixels are to be cut out, but this network is compiled "
+                f"for {self.card.preprocessing.crop}\n"
                 "use --engine torch with its checkpoint"
             )
         self._options = replace(self._options, engine="torch")

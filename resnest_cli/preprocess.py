@@ -139,6 +139,23 @@ class Preprocessing:
             )
         raise UsageError(f"no preprocessing is called '{name}'; use {', '.join(PREPROCESSINGS)}")
 
+    def sized(self, crop: int | None, resize: int | None) -> Preprocessing:
+        """The same for another resolution; where only the crop is given, in the same ratio to it.
+
+        Networks are often better at a somewhat higher resolution than they were trained at, as
+        training shows things larger than the test does (Touvron et al., arXiv 1906.06423).
+
+        Raises:
+            UsageError: the sizes make no sense.
+        """
+        crop = self.crop if crop is None else crop
+        if not 16 <= crop <= 2048:
+            raise UsageError(f"--crop is 16 to 2048 pixels, not {crop}")
+        resize = round(self.resize * crop / self.crop) if resize is None else resize
+        if not crop <= resize <= 4096:
+            raise UsageError(f"--resize is {crop} (the crop) to 4096 pixels, not {resize}")
+        return replace(self, crop=crop, resize=resize)
+
     def _cropped(self, image: Image.Image) -> Image.Image:
         from PIL.Image import Resampling
 

@@ -1,5 +1,6 @@
 """`resnest export`: files that answer as the network does, wherever they are run."""
 
+import json
 import os
 import subprocess
 import sys
@@ -82,6 +83,21 @@ def test_graphs_need_no_torch(suffix, exported):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert ",airplane," in done.stdout
+
+
+def test_another_resolution_is_carried_along(run):
+    sizes, shown = ["--crop", "64", "--resize", "72"], ["-f", "json"]
+    asked = run("predict", *EXAMPLES, "-m", "demo", *sizes, *shown)
+    assert run("export", "smaller.xml", "-m", "demo", *sizes).returncode == 0
+    carried = run("predict", *EXAMPLES, "--weights", "smaller.xml", *shown)
+    for a, b in zip(json.loads(asked.stdout), json.loads(carried.stdout), strict=True):
+        for x, y in zip(a["predictions"], b["predictions"], strict=True):
+            assert x["label"] == y["label"]
+            assert x["probability"] == pytest.approx(y["probability"], abs=1e-5)
+    table = run("predict", EXAMPLES[0], "--weights", "smaller.xml")
+    assert "resize 72, crop 64" in table.stdout
+    other = run("predict", EXAMPLES[0], "--weights", "smaller.xml", "--crop", "96")
+    assert (other.returncode, "compiled for 64" in other.stderr) == (2, True)
 
 
 def test_onnxruntime_gives_the_same(exported):

@@ -1,5 +1,7 @@
 """Preprocessing to the bit, against timm, torchvision and the formula."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import timm
@@ -147,6 +149,18 @@ def test_names():
 def test_hub_resizes_first_whatever_the_default_is():
     paper = get_variant("resnest101").preprocessing.named("paper")
     assert paper.named("hub") == get_variant("resnest101").preprocessing.named("hub")
+
+
+def test_another_resolution():
+    """As timm's validation has it with --img-size and --crop-pct."""
+    own = get_variant("resnest50").preprocessing
+    assert own.sized(None, None) == own
+    assert own.sized(288, None) == replace(own, crop=288, resize=329)  # 256 / 224
+    assert own.sized(None, 224) == replace(own, resize=224)
+    assert own.named("paper").sized(320, 352) == replace(own, crop=320).named("paper")
+    for crop, resize in ((15, None), (2049, None), (None, 223), (224, 4097)):
+        with pytest.raises(UsageError, match="pixels, not"):
+            own.sized(crop, resize)
 
 
 def test_dict_and_back():

@@ -61,6 +61,8 @@ def evaluate(
     weights: options.Weights = None,
     labels: options.LabelsFile = None,
     preprocess: options.Preprocess = "default",
+    crop: options.Crop = None,
+    resize: options.Resize = None,
     no_exif: options.NoExifForPublished = False,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     skip_unknown: Annotated[
@@ -139,6 +141,8 @@ def evaluate(
             weights=weights,
             labels=labels,
             preprocess=preprocess,
+            crop=crop,
+            resize=resize,
             # published figures are for pictures as they are stored
             exif=not no_exif and (weights is not None or name == DEMO),
             max_pixels=max_pixels,
@@ -210,7 +214,7 @@ def _evaluate(
         failed=failed,
         agreement=compare_with_published(
             classifier.card.name,
-            classifier.preprocessing.name,
+            classifier.preprocessing,
             metrics,
             labelled_as_imagenet=classifier.labels == imagenet1k(),
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,8 @@ def export(
     ],
     model: options.Model = None,
     weights: options.Weights = None,
+    crop: options.Crop = None,
+    resize: options.Resize = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a FILE that exists.")
     ] = False,
@@ -68,6 +71,8 @@ def export(
         loaded = load_state(
             name, weights=weights, offline=offline, on_progress=bar if shown else None
         )
+    view = loaded.card.preprocessing.sized(crop, resize)
+    loaded = loaded._replace(card=replace(loaded.card, preprocessing=view))
     difference = exporting.export(loaded, output)
     log.log(
         SUMMARY,

@@ -73,6 +73,24 @@ Preprocess = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Crop = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Pixels, both sides of what the network sees, 16 to 2048. "
+        r"\[default: what --preprocess says]",
+        rich_help_panel=_MODEL,
+    ),
+]
+Resize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Pixels of the short side before the centre is cut out, --crop to 4096. "
+        r"\[default: in the same ratio to --crop as --preprocess says]",
+        rich_help_panel=_MODEL,
+    ),
+]
 TopK = Annotated[
     int | None,
     typer.Option(

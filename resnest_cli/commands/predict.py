@@ -119,6 +119,8 @@ def predict(
     weights: options.Weights = None,
     labels: options.LabelsFile = None,
     preprocess: options.Preprocess = "default",
+    crop: options.Crop = None,
+    resize: options.Resize = None,
     top_k: options.TopK = None,
     threshold: options.Threshold = 0.0,
     no_exif: options.NoExif = False,
@@ -171,11 +173,11 @@ def predict(
         from resnest_cli.classifier import Classifier
 
         classifier = Classifier(
-            name, weights=weights, labels=labels, preprocess=preprocess, top_k=top_k,
-            threshold=threshold, exif=not no_exif, background=_colour(background),
-            max_pixels=max_pixels, fast_jpeg=fast_jpeg, device=device, engine=engine,
-            precision=precision, compiled=compiled, batch_size=batch_size, workers=workers,
-            offline=offline, allow_private=allow_private,
+            name, weights=weights, labels=labels, preprocess=preprocess, crop=crop,
+            resize=resize, top_k=top_k, threshold=threshold, exif=not no_exif,
+            background=_colour(background), max_pixels=max_pixels, fast_jpeg=fast_jpeg,
+            device=device, engine=engine, precision=precision, compiled=compiled,
+            batch_size=batch_size, workers=workers, offline=offline, allow_private=allow_private,
             answer_first=output is None and count <= _FEW, many=count >= MANY,
             on_progress=bar if stderr_is_terminal() and not quiet else None,
         )  # fmt: skip

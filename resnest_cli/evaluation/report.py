@@ -18,6 +18,7 @@ from resnest_cli.decoding import Decoding
 from resnest_cli.evaluation.metrics import Metrics, Share, log_softmax, ranks_of
 from resnest_cli.files import into_place
 from resnest_cli.labels import Labels
+from resnest_cli.preprocess import Preprocessing
 from resnest_cli.sources import as_source
 from resnest_cli.variants import VARIANTS
 from resnest_cli.writers import printable
@@ -202,7 +203,7 @@ class Evaluation:
 
 
 def compare_with_published(
-    name: str, preprocessing: str, metrics: Metrics, *, labelled_as_imagenet: bool
+    name: str, preprocessing: Preprocessing, metrics: Metrics, *, labelled_as_imagenet: bool
 ) -> Agreement | None:
     """Whether a top-1 measured on ImageNet is the published one; None for other networks.
 
@@ -218,9 +219,11 @@ def compare_with_published(
         "default": (variant.accuracy.timm, "timm"),
         "paper": (variant.accuracy.authors, "the authors"),
     }
-    published, source = figures.get(preprocessing, (None, ""))
+    named = variant.preprocessing.named
+    known = [n for n, (figure, _) in figures.items() if figure]
+    published, source = next((figures[n] for n in known if named(n) == preprocessing), (None, ""))
     if published is None:
-        others = [f"--preprocess {n}" for n, (figure, _) in figures.items() if figure]
+        others = [f"--preprocess {n}" for n in known]
         return Agreement(
             f"nobody did for this preprocessing; there is a figure for {' and '.join(others)}"
         )

@@ -119,12 +119,8 @@ class NetworkOptions:
         return replace(begun, name=name, architecture=architecture)
 
     def _preprocessing(self, before: Preprocessing) -> Preprocessing:
-        crop = self.crop or before.crop
-        resize = self.resize or round(before.resize * crop / before.crop)
-        if resize < crop:
-            raise UsageError(f"--resize must be at least the crop of {crop} pixels, not {resize}")
-        interpolation = self.interpolation or before.interpolation
-        return replace(before, crop=crop, resize=resize, interpolation=interpolation)
+        sized = before.sized(self.crop, self.resize)
+        return replace(sized, interpolation=self.interpolation or before.interpolation)
 
 
 @dataclass(frozen=True)
