@@ -19,6 +19,11 @@ def checkpoints_folder() -> Path:
     return home() / "checkpoints"
 
 
+def compiled_folder() -> Path:
+    """Where networks are in the form that an engine loads."""
+    return home() / "compiled"
+
+
 def offline() -> bool:
     """Whether `$RESNEST_OFFLINE` forbids the network: any value but empty, 0, false or no."""
     return os.environ.get("RESNEST_OFFLINE", "").strip().lower() not in ("", "0", "false", "no")

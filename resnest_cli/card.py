@@ -87,6 +87,10 @@ class ModelCard:
         if self.labels and self.labels.wnids and len(self.labels.wnids) != len(self.labels):
             raise ValueError("it has not as many WordNet ids as labels")
 
+    def at_crop(self, crop: int | None) -> ModelCard:
+        """The same network for pictures of another size; None: its own."""
+        return replace(self, preprocessing=self.preprocessing.sized(crop, None))
+
     def with_shape(self, *, num_classes: int, in_channels: int) -> ModelCard:
         """The same network with another head or other input; labels go when they no longer fit."""
         labels = self.labels if num_classes == self.num_classes else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -16,9 +17,10 @@ from resnest_cli import cache
 from resnest_cli.batch import Prepared, batches, in_background
 from resnest_cli.decoding import MAX_PIXELS, Decoding
 from resnest_cli.engines.base import EngineOptions, chosen_engine, open_engine
-from resnest_cli.errors import ImageError, UsageError
-from resnest_cli.files import is_graph
+from resnest_cli.errors import ImageError, ResNeStError, UsageError
+from resnest_cli.files import writable_folder
 from resnest_cli.labels import numbered, read_labels
+from resnest_cli.preprocess import HUB_CROP, check_sizes
 from resnest_cli.processors import processors
 from resnest_cli.results import Prediction, Result
 from resnest_cli.sources import Source, as_source, is_url
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
     from resnest_cli.fetch import Progress
     from resnest_cli.sources import ImageLike
+
+log = logging.getLogger(__name__)
 
 MAX_BATCH_SIZE = 4096
 MAX_WORKERS = 256
@@ -43,8 +47,8 @@ class Classifier:
         weights: a local checkpoint instead of the published one.
         labels: a file of class names, one a line; default: the checkpoint's, else ImageNet-1k's.
         preprocess: `default`, `hub` or `paper`.
-        crop: pixels that the network sees, each way, in place of the preprocessing's, 16 to 2048.
-        resize: pixels of the short side before that; default: in the same ratio to the crop.
+        crop: pixels that the network sees, each way, 32 to 2048; default: as `preprocess` says.
+        resize: pixels of the short side that they are cut out of; default: in the same ratio.
         top_k: predictions per picture, 1 to the number of classes; default: 5, or all where
             there are fewer.
         threshold: predictions of less probability are dropped, 0 to 1.
@@ -110,18 +114,17 @@ class Classifier:
             raise UsageError("top-k, batch size and workers are 1 or more")
         if (batch_size or 1) > MAX_BATCH_SIZE or (workers or 1) > MAX_WORKERS:
             raise UsageError(f"at most {MAX_BATCH_SIZE} a batch and {MAX_WORKERS} workers")
+        check_sizes(crop, resize)
         given = read_labels(Path(labels)) if labels is not None else None
         path = Path(weights) if weights is not None else None
         self._options = EngineOptions(
             model, path, engine, device, precision, offline, compiled,
+            crop=crop or (HUB_CROP if preprocess == "hub" else None),
             answer_first=answer_first, many=many,
         )  # fmt: skip
         self.engine = open_engine(self._options, on_progress)
         self.card = self.engine.card
         self.preprocessing = self.card.preprocessing.named(preprocess).sized(crop, resize)
-        fits = self.preprocessing.crop == self.card.preprocessing.crop
-        if self.engine.name == "openvino" and not fits:
-            self._use_torch()
         self._free = Semaphore(self.engine.at_once)  # several streams may be under way
         classes = self.card.num_classes
         self.top_k = min(5, classes) if top_k is None else top_k
@@ -193,27 +196,28 @@ class Classifier:
             yield batch, self._begin(good, fill)
 
     def compile(self) -> None:
-        """Compile the network for the next use, where that was put off for an answer first."""
-        if self.engine.name == "torch" and chosen_engine(self._options) == "openvino":
-            open_engine(replace(self._options, answer_first=False))
+        """Compile the network for the next use, where that was put off for an answer first.
+
+        What stands in the way is no fault of the answer's: it is told, and nothing is raised.
+        """
+        options = replace(self._options, answer_first=False)
+        if self.engine.name != "torch" or chosen_engine(options) != "openvino":
+            return
+        try:
+            writable_folder(cache.compiled_folder())
+        except ResNeStError as error:  # it would be compiled for nothing, each time anew
+            log.info("%s", error)
+            return
+        try:
+            open_engine(options)
+        except ResNeStError as error:
+            log.warning("the network is not compiled for the next time: %s", error)
 
     def describe(self) -> str:
         """One line: model, preprocessing, engine, device and precision."""
         e = self.engine
         parts = (self.card.name, self.preprocessing.describe(), e.name, e.device, e.precision)
         return printable(" · ".join(parts))
-
-    def _use_torch(self) -> None:
-        """For another crop than that for which the network was compiled."""
-        weights = self._options.weights
-        if self._options.engine == "openvino" or (weights and is_graph(weights)):
-            raise UsageError(
-                f"{self.preprocessing.crop} pixels are to be cut out, but this network is compiled "
-                f"for {self.card.preprocessing.crop}\n"
-                "use --engine torch with its checkpoint"
-            )
-        self._options = replace(self._options, engine="torch")
-        self.engine = open_engine(self._options)
 
     def _begin(
         self, pixels: list[NDArray[np.uint8]], batch_size: int

@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 
 PREPROCESSINGS = ("default", "hub", "paper")
 INTERPOLATIONS = ("bilinear", "bicubic")
+HUB_CROP = 224  # pixels, for every variant
+_PAPER_BORDER = 32  # pixels by which the authors' resize is more than their crop
+_LARGEST_RESIZE = 4096  # pixels that users may ask for
 _LONGEST_ENLARGED_SIDE = 4096  # beyond that only the pixels that are cut out get computed
+
+
+def check_sizes(crop: int | None, resize: int | None) -> None:
+    """Raise `UsageError` for a crop or a resize that nobody should ask for; None is not asked."""
+    if crop is not None and not 32 <= crop <= 2048:  # the networks halve five times
+        raise UsageError(f"--crop is 32 to 2048 pixels, not {crop}")
+    if resize is not None and not (crop or 32) <= resize <= _LARGEST_RESIZE:
+        raise UsageError(f"--resize is {crop or 32} (the crop) to 4096 pixels, not {resize}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ class Preprocessing:
             return replace(
                 self,
                 name=name,
-                crop=224,
+                crop=HUB_CROP,
                 resize=256,
                 interpolation="bilinear",
                 crop_first=False,
@@ -133,7 +144,7 @@ class Preprocessing:
             return replace(
                 self,
                 name=name,
-                resize=self.crop + 32,
+                resize=self.crop + _PAPER_BORDER,
                 interpolation="bicubic",
                 crop_first=True,
             )
@@ -148,13 +159,11 @@ class Preprocessing:
         Raises:
             UsageError: the sizes make no sense.
         """
-        crop = self.crop if crop is None else crop
-        if not 16 <= crop <= 2048:
-            raise UsageError(f"--crop is 16 to 2048 pixels, not {crop}")
-        resize = round(self.resize * crop / self.crop) if resize is None else resize
-        if not crop <= resize <= 4096:
-            raise UsageError(f"--resize is {crop} (the crop) to 4096 pixels, not {resize}")
-        return replace(self, crop=crop, resize=resize)
+        check_sizes(self.crop if crop is None and resize else crop, resize)
+        if crop is not None and resize is None:
+            in_ratio = min(round(self.resize * crop / self.crop), _LARGEST_RESIZE)
+            resize = crop + _PAPER_BORDER if self.name == "paper" else in_ratio
+        return replace(self, crop=crop or self.crop, resize=resize or self.resize)
 
     def _cropped(self, image: Image.Image) -> Image.Image:
         from PIL.Image import Resampling

@@ -15,11 +15,20 @@ def processors() -> int:
 
     On a large machine that may be few: `taskset`, batch systems and containers see to that.
     """
+    return max(math.ceil(min(_share(_CGROUP), _bound())), 1)
+
+
+def limited_to() -> int | None:
+    """As `processors`, where a container's limit leaves less than the system shows; else None."""
+    count = processors()
+    return count if count < _bound() else None
+
+
+def _bound() -> int:
     try:
-        bound = len(os.sched_getaffinity(0))
+        return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
-        bound = os.cpu_count() or 1
-    return max(math.ceil(min(_share(_CGROUP), bound)), 1)
+        return os.cpu_count() or 1
 
 
 def _share(cgroup: Path) -> float:

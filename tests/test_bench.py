@@ -95,3 +95,9 @@ def test_what_is_left_out_is_told(caplog, monkeypatch):
     rows = list(bench.measure(settings, {}))
     assert [row.engine for row in rows] == ["eager"]
     assert "openvino fp16, 1 a batch: left out: there is none" in caplog.text
+
+
+def test_a_run_that_measured_nothing_leaves_nothing(run, tmp_path):
+    done = run("bench", "--weights", "nowhere.pth", *QUICK, "-f", "json", "-o", "x.json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert not (tmp_path / "x.json").exists()

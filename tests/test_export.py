@@ -14,7 +14,7 @@ import torch
 
 from resnest_cli import Classifier
 from resnest_cli.card import ModelCard
-from resnest_cli.errors import CheckpointError, ResNeStError
+from resnest_cli.errors import CheckpointError, EngineError, ResNeStError, UsageError
 from resnest_cli.model.load import Loaded, build, load_state, save_checkpoint
 from resnest_cli.model.resnest import ResNeSt, initialise
 from resnest_cli.variants import VARIANTS
@@ -83,6 +83,16 @@ def test_graphs_need_no_torch(suffix, exported):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert ",airplane," in done.stdout
+
+
+def test_a_graph_is_openvinos_whatever_the_environment_prefers(exported, monkeypatch):
+    monkeypatch.setenv("RESNEST_ENGINE", "torch")
+    assert Classifier(weights=exported / "demo.xml").engine.name == "openvino"
+    with pytest.raises(EngineError, match="is a graph for --engine openvino"):
+        Classifier(weights=exported / "demo.xml", engine="torch")
+    monkeypatch.setenv("RESNEST_ENGINE", "bogus")
+    with pytest.raises(UsageError, match=r"^\$RESNEST_ENGINE is none of .* but 'bogus'"):
+        Classifier("demo")
 
 
 def test_another_resolution_is_carried_along(run):

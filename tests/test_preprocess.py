@@ -158,9 +158,20 @@ def test_another_resolution():
     assert own.sized(288, None) == replace(own, crop=288, resize=329)  # 256 / 224
     assert own.sized(None, 224) == replace(own, resize=224)
     assert own.named("paper").sized(320, 352) == replace(own, crop=320).named("paper")
-    for crop, resize in ((15, None), (2049, None), (None, 223), (224, 4097)):
+    assert own.named("paper").sized(320, None) == replace(own, crop=320).named("paper")
+    wide = replace(own, crop=32, resize=96)
+    assert wide.sized(1400, None).resize == 4096  # in the same ratio it would be 4200
+    for crop, resize in ((31, None), (2049, None), (None, 223), (224, 4097), (0, None)):
         with pytest.raises(UsageError, match="pixels, not"):
             own.sized(crop, resize)
+
+
+def test_sizes_that_nobody_asks_for_are_taken_as_they_are():
+    """Checkpoints may say of themselves what users may not ask for."""
+    own = get_variant("resnest50").preprocessing
+    for crop, resize in ((12, 12), (24, 6000)):
+        odd = replace(own, crop=crop, resize=resize)
+        assert odd.sized(None, None) == odd
 
 
 def test_dict_and_back():

@@ -39,3 +39,4 @@ def test_a_container_with_a_limit(files, count, tmp_path, monkeypatch):
     monkeypatch.setattr(processors, "_CGROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert processors.processors() == count
+    assert processors.limited_to() == (count if count < 8 else None)

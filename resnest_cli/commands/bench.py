@@ -138,15 +138,26 @@ def bench(
             if fmt == "table":
                 _print(_cells(row))
     finally:  # what is measured is kept
-        about = timing.machine(place) | {"limit_flops": limits}
-        text = json.dumps({"machine": about, "rows": [asdict(row) for row in rows]}, indent=2)
-        typer.echo(text if fmt == "json" else _foot(about))
-        if output:
-            with into_place(output) as path:
-                path.write_text(text + "\n", encoding="utf-8")
-        if chart and rows:
-            _draw(chart, rows)
+        if rows:
+            about = timing.machine(place) | {"limit_flops": limits}
+            _leave(rows, about, output, chart, fmt)
     return 0
+
+
+def _leave(
+    rows: Sequence[Measured],
+    about: Mapping[str, object],
+    output: Path | None,
+    chart: Path | None,
+    fmt: str,
+) -> None:
+    text = json.dumps({"machine": about, "rows": [asdict(row) for row in rows]}, indent=2)
+    typer.echo(text if fmt == "json" else _foot(about))
+    if output:
+        with into_place(output) as path:
+            path.write_text(text + "\n", encoding="utf-8")
+    if chart:
+        _draw(chart, rows)
 
 
 def _check_targets(output: Path | None, chart: Path | None, *, overwrite: bool) -> None:

@@ -93,6 +93,10 @@ def _cache() -> None:
     for variant in VARIANTS:
         if path := checkpoints.find(variant):
             _line(variant.name, f"{path.name}, {path.stat().st_size / 1e6:.0f} MB")
+    sizes = [path.stat().st_size for path in cache.compiled_folder().glob("*.graph")]
+    if sizes:
+        what = f"{len(sizes)} network{'' if len(sizes) == 1 else 's'}, {sum(sizes) / 1e6:.0f} MB"
+        _line("compiled", f"{what} in {cache.compiled_folder()}; they may be removed")
 
 
 def _self_test() -> int:

@@ -77,8 +77,8 @@ Crop = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Pixels, both sides of what the network sees, 16 to 2048. "
-        r"\[default: what --preprocess says]",
+        help="Pixels, both sides of what the network sees, 32 to 2048. "
+        r"\[default: the network's]",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -86,8 +86,8 @@ Resize = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Pixels of the short side before the centre is cut out, --crop to 4096. "
-        r"\[default: in the same ratio to --crop as --preprocess says]",
+        help="Pixels of the short side that the centre of --crop pixels is cut out of, to 4096. "
+        r"\[default: in the same ratio to --crop as the network's]",
         rich_help_panel=_MODEL,
     ),
 ]

@@ -49,7 +49,7 @@ Blocks = Annotated[
 Crop = Annotated[
     int | None,
     _number(
-        r"Pixels, both sides of what the network sees, 16 to 2048. \[default: the model's]",
+        r"Pixels, both sides of what the network sees, 32 to 2048. \[default: the model's]",
         _NETWORK,
         metavar="N",
     ),

@@ -40,6 +40,7 @@ class EngineOptions:
     compiled: bool = False  # by torch.compile: slow to start, for long runs
     keep: bool = True  # in the cache folder, what openvino compiled
     answer_first: bool = False  # `auto`: rather run on torch than make someone wait for compiling
+    crop: int | None = None  # pixels that the network is to see; None: its own
     many: bool = False  # `auto`: rather be quick with hundreds of pictures than soon ready for one
 
 
@@ -86,18 +87,18 @@ def open_engine(options: EngineOptions, on_progress: Progress | None = None) -> 
 
 def _settled(options: EngineOptions) -> EngineOptions:
     """Options as they hold here; `UsageError` or `EngineError` for what can't be."""
-    if options.engine == "auto":
-        options = replace(options, engine=os.environ.get("RESNEST_ENGINE") or "auto")
     for value, known in ((options.engine, ENGINES), (options.precision, PRECISIONS)):
         if value not in known:
             raise UsageError(f"'{value}' is none of {', '.join(known)}")
-    if options.weights and is_graph(options.weights):
+    if options.weights and is_graph(options.weights):  # whatever the environment prefers
         if options.engine in ("torch", "ncnn") or options.device not in ("auto", "cpu"):
             raise EngineError(
                 f"'{options.weights}' is a graph for --engine openvino on the cpu; for other "
                 "engines and devices give the checkpoint that it was exported from"
             )
         options = replace(options, engine="openvino")
+    elif options.engine == "auto":
+        options = replace(options, engine=_engine_of_environment())
     if options.engine in ("openvino", "ncnn"):
         if options.compiled:
             raise UsageError(f"--compile is for --engine torch, not for {options.engine}")
@@ -112,8 +113,8 @@ def _settled(options: EngineOptions) -> EngineOptions:
 
 def chosen_engine(options: EngineOptions) -> str:
     """The engine that is asked for, or that `auto` is here: a CPU's where there is no GPU."""
-    engine = os.environ.get("RESNEST_ENGINE") if options.engine == "auto" else options.engine
-    if engine not in (None, "", "auto"):
+    engine = _engine_of_environment() if options.engine == "auto" else options.engine
+    if engine != "auto":
         return engine
     cpu = options.device == "cpu" or (options.device == "auto" and not _sees_gpu())
     if options.compiled or not cpu or options.precision == "fp16":
@@ -121,7 +122,19 @@ def chosen_engine(options: EngineOptions) -> str:
     openvino, ncnn = (find_spec(name) is not None for name in ("openvino", "ncnn"))
     if ncnn and options.many and options.precision == "fp32" and (_is_amd() or not openvino):
         return "ncnn"
+    if openvino and options.precision != "fp32":
+        from resnest_cli.engines.openvino_engine import precisions_here
+
+        openvino = options.precision in precisions_here()
     return "openvino" if openvino else "torch"
+
+
+def _engine_of_environment() -> str:
+    """What `auto` stands for by `$RESNEST_ENGINE`; `UsageError` where that is no engine."""
+    engine = os.environ.get("RESNEST_ENGINE") or "auto"
+    if engine not in ENGINES:
+        raise UsageError(f"$RESNEST_ENGINE is none of {', '.join(ENGINES)} but '{engine}'")
+    return engine
 
 
 def _is_amd() -> bool:
@@ -143,6 +156,16 @@ def check_card(card: ModelCard) -> None:
         raise EngineError(
             f"{card.name} here takes {card.in_channels} channels and gives {card.num_classes} "
             "classes; pictures need a network of 3 channels and at least one class"
+        )
+
+
+def check_compilable(card: ModelCard) -> None:
+    """Raise `EngineError` for what torch alone runs: pooling a single pixel, and `check_card`'s."""
+    check_card(card)
+    if card.preprocessing.crop <= 16:
+        raise EngineError(
+            f"{card.name} takes pictures of {card.preprocessing.crop} pixels, which are too few "
+            "here\nuse --engine torch, or --crop 32"
         )
 
 

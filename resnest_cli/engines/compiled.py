@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli import cache, checkpoints, digests
+from resnest_cli.bundled import DEMO
 from resnest_cli.card import ModelCard
 from resnest_cli.engines.base import EngineOptions
 from resnest_cli.files import into_place
+from resnest_cli.variants import get_variant
 
 log = logging.getLogger(__name__)
 
 Graph = NDArray[np.uint8]  # (bytes)
-_FORMAT = 5  # of an entry, and of what is in it: another number whenever that is made otherwise
+_FORMAT = 6  # of an entry, and of what is in it: another number whenever that is made otherwise
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,9 @@ class Entry:
     def of(cls, weights: Path, options: EngineOptions, engine: str, version: str) -> Entry:
         """The entry of a checkpoint; the file is read through once, unless its digest is known."""
         sha256 = checkpoints.digest(weights)
-        # a file that says nothing of itself is known by its name, or by what the user calls it
-        named = (options.model, options.weights.name if options.weights else None)
-        parts = (_FORMAT, sha256, named, options.precision, engine, version, _cpu())
+        parts = (_FORMAT, sha256, _named(options), options.precision, engine, version, _cpu())
         key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-        folder = cache.home() / "compiled"
+        folder = cache.compiled_folder()
         return cls(folder / f"{key}.graph", folder / f"{key}.json", sha256, engine, version)
 
     def read_or(self, make: Callable[[], Compiled]) -> Compiled:
@@ -67,17 +68,21 @@ class Entry:
             return found
         from filelock import FileLock  # only here: it watches every fork, and may complain of one
 
-        made: Compiled | None = None
-        try:
-            self.graph.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.graph.with_suffix(".lock")):
-                if found := self.read():
-                    return found
-                made = make()
+        with ExitStack() as held:
+            try:
+                self.graph.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(self.graph.with_suffix(".lock")))
+            except OSError as error:
+                _tell_not_kept(error)
+                return make()
+            if found := self.read():
+                return found
+            made = make()
+            try:
                 self.write(made)
-        except OSError as error:  # a cache folder that cannot be written is no reason to stop
-            log.warning("the compiled network is not kept: %s", error.strerror or error)
-        return made or make()
+            except OSError as error:
+                _tell_not_kept(error)
+            return made
 
     def read(self) -> Compiled | None:
         """What is kept; None where there is no entry, or no whole one."""
@@ -122,6 +127,24 @@ class Entry:
                     path.with_suffix(".graph").unlink(missing_ok=True)
             except (OSError, ValueError, KeyError, TypeError):
                 continue
+
+
+def _named(options: EngineOptions) -> tuple[str | None, ...]:
+    """How a network is known besides its weights: a file that says nothing of itself by its name,
+    or by what the user calls it; and for which pictures it is wanted.
+    """
+    crop = options.crop
+    if options.weights is not None or options.model == DEMO:
+        file = options.weights.name if options.weights else None
+        return options.model, file, str(crop)
+    variant = get_variant(options.model or "resnest50")
+    own = crop in (None, variant.preprocessing.crop)
+    return variant.name, None, str(None if own else crop)
+
+
+def _tell_not_kept(error: OSError) -> None:
+    """A cache folder that cannot be written is no reason to stop."""
+    log.warning("the compiled network is not kept: %s", error.strerror or error)
 
 
 def _cpu() -> str:

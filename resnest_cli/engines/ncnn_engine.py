@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from resnest_cli import checkpoints
 from resnest_cli.card import ModelCard
-from resnest_cli.engines.base import EngineOptions, check_card
+from resnest_cli.engines.base import EngineOptions, check_card, check_compilable
 from resnest_cli.engines.compiled import Compiled, Entry
 from resnest_cli.errors import EngineError
 from resnest_cli.fetch import Progress
@@ -138,9 +138,10 @@ def _converted(options: EngineOptions) -> Compiled:
     from resnest_cli.model.load import build, load_state
 
     loaded = load_state(options.model, weights=options.weights, offline=options.offline)
-    check_card(loaded.card)
-    network = build(loaded.state, loaded.card)
+    card = loaded.card.at_crop(options.crop)
+    check_compilable(card)
+    network = build(loaded.state, card)
     fold_batch_norm(network)
-    layers, weights = to_ncnn(network, loaded.card.preprocessing.crop, INPUT, OUTPUT)
+    layers, weights = to_ncnn(network, card.preprocessing.crop, INPUT, OUTPUT)
     log.log(SUMMARY, "converted in %.1f s", time.monotonic() - start)
-    return Compiled(np.frombuffer(weights, np.uint8), loaded.card, layers)
+    return Compiled(np.frombuffer(weights, np.uint8), card, layers)

@@ -7,7 +7,7 @@ import warnings
 import torch
 
 from resnest_cli.card import ModelCard
-from resnest_cli.engines.base import EngineOptions
+from resnest_cli.engines.base import EngineOptions, check_compilable
 from resnest_cli.engines.openvino_runtime import ov
 from resnest_cli.model.load import build, load_state
 from resnest_cli.model.resnest import ResNeSt
@@ -18,9 +18,12 @@ def convert(options: EngineOptions) -> tuple[ov.Model, ModelCard]:
 
     Raises:
         CheckpointError: the weights are damaged or of another network.
+        EngineError: the network is not for pictures, or for too small ones.
     """
     loaded = load_state(options.model, weights=options.weights, offline=options.offline)
-    return to_graph(build(loaded.state, loaded.card), loaded.card), loaded.card
+    card = loaded.card.at_crop(options.crop)
+    check_compilable(card)
+    return to_graph(build(loaded.state, card), card), card
 
 
 def to_graph(network: ResNeSt, card: ModelCard) -> ov.Model:

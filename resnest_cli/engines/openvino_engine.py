@@ -19,9 +19,10 @@ from resnest_cli.engines.base import EngineOptions, check_card
 from resnest_cli.engines.compiled import Compiled, Entry, Graph
 from resnest_cli.engines.openvino_graph import read_graph, unusable, with_pixels
 from resnest_cli.engines.openvino_runtime import ov
-from resnest_cli.errors import CheckpointError, EngineError
+from resnest_cli.errors import CheckpointError, EngineError, UsageError
 from resnest_cli.fetch import Progress
 from resnest_cli.files import is_graph
+from resnest_cli.processors import limited_to
 from resnest_cli.terminal import SUMMARY
 from resnest_cli.variants import get_variant
 
@@ -60,7 +61,11 @@ class OpenVINOEngine:
             CheckpointError: the weights are missing, damaged or of another network.
         """
         core = ov.Core()
-        _check_precision(core, options.precision)
+        if options.precision not in precisions_here():
+            raise EngineError(
+                f"openvino does not compute in {options.precision} on this processor; it does in "
+                f"{' and '.join(precisions_here())}\nuse one of those, or --engine torch"
+            )
         weights = checkpoints.locate(
             options.model, options.weights, offline=options.offline, on_progress=on_progress
         )
@@ -107,6 +112,8 @@ class OpenVINOEngine:
 
     def _compiled(self, hint: str) -> ov.CompiledModel:
         settings = _settings(self.precision) | {"PERFORMANCE_HINT": hint}
+        if limit := limited_to():  # of which OpenVINO knows nothing
+            settings["INFERENCE_NUM_THREADS"] = str(limit)
         try:
             return self._core.import_model(
                 ov.Tensor(self._graph, shared_memory=True), "CPU", settings
@@ -141,11 +148,15 @@ def _converted(core: ov.Core, options: EngineOptions) -> Compiled:
             raise CheckpointError(
                 f"'{options.weights}' holds {card.name}, not {options.model}; leave out --model"
             )
+        if options.crop not in (None, card.preprocessing.crop):
+            raise UsageError(
+                f"the graph in '{options.weights}' is for {card.preprocessing.crop} pixels, not "
+                f"{options.crop}\nexport one for those, or give its checkpoint"
+            )
     else:
         from resnest_cli.engines.openvino_convert import convert  # imports torch
 
         model, card = convert(options)
-    check_card(card)
     try:
         model = with_pixels(model, card.preprocessing)
         compiled = core.compile_model(model, "CPU", _settings(options.precision))
@@ -163,11 +174,7 @@ def _settings(precision: str) -> dict[str, str]:
     return {"INFERENCE_PRECISION_HINT": _PRECISIONS[precision][0]}
 
 
-def _check_precision(core: ov.Core, precision: str) -> None:
-    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    here = [name for name, (_, capability) in _PRECISIONS.items() if capability in able]
-    if precision not in here:
-        raise EngineError(
-            f"openvino does not compute in {precision} on this processor; it does in "
-            f"{' and '.join(here)}"
-        )
+def precisions_here() -> list[str]:
+    """The precisions that OpenVINO computes in on this processor."""
+    able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [name for name, (_, capability) in _PRECISIONS.items() if capability in able]

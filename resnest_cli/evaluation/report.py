@@ -225,7 +225,8 @@ def compare_with_published(
     if published is None:
         others = [f"--preprocess {n}" for n in known]
         return Agreement(
-            f"nobody did for this preprocessing; there is a figure for {' and '.join(others)}"
+            "nobody did for this preprocessing and resolution; there is a figure for "
+            f"{' and '.join(others)}, without --crop and --resize"
         )
     value, found = published / 100, metrics.top1
     whole = metrics.pictures == IMAGENET_VALIDATION

@@ -18,7 +18,7 @@ from resnest_cli.labels import Labels
 from resnest_cli.model.load import build, load_state, with_new_blocks, with_new_head
 from resnest_cli.model.resnest import ResNeSt, initialise
 from resnest_cli.model.shapes import State
-from resnest_cli.preprocess import Preprocessing
+from resnest_cli.preprocess import Preprocessing, check_sizes
 from resnest_cli.training.recipe import Recipe
 from resnest_cli.variants import get_variant
 
@@ -55,10 +55,7 @@ class NetworkOptions:
                 "--scratch takes a variant's architecture, and demo (of --model or $RESNEST_MODEL) "
                 "has learned already; name a variant with --model"
             )
-        if self.crop is not None and not 16 <= self.crop <= 2048:
-            raise UsageError(f"--crop is 16 to 2048 pixels, not {self.crop}")
-        if self.resize is not None and not (self.crop or 16) <= self.resize <= 4096:
-            raise UsageError(f"--resize is --crop to 4096 pixels, not {self.resize}")
+        check_sizes(self.crop, self.resize)
 
     def begin(self, *, freeze: bool = False, on_progress: Progress | None = None) -> Beginning:
         """Find and read the weights that are to be learned further, where there are any.

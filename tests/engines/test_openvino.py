@@ -5,15 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from resnest_cli import Classifier
-from resnest_cli.engines import base
+from resnest_cli.engines import base, openvino_engine
 from resnest_cli.engines.base import EngineOptions, chosen_engine, open_engine
-from resnest_cli.engines.openvino_engine import _entry
+from resnest_cli.engines.compiled import Entry
+from resnest_cli.engines.openvino_engine import _entry, precisions_here
 from resnest_cli.errors import EngineError
+from resnest_cli.model.load import build, load_state, save_checkpoint
 from tests.conftest import RESNEST, ROOT, drawn, lines
 
 pytest.importorskip("openvino", reason="openvino is not installed (extra fast)")
@@ -153,18 +157,27 @@ def test_a_kill_while_compiling_leaves_nothing_half(run, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_another_precision_is_another_entry(kept, monkeypatch):
-    assert graph_of(kept, monkeypatch) != graph_of(kept, monkeypatch, precision="bf16")
+def test_another_precision_or_crop_is_another_entry(kept, monkeypatch):
+    own = graph_of(kept, monkeypatch)
+    assert own != graph_of(kept, monkeypatch, precision="bf16")
+    assert own != graph_of(kept, monkeypatch, crop=224)
 
 
-def test_bf16_is_taken_only_when_asked_for_and_fp16_refused(monkeypatch):
-    import openvino
+def test_a_published_network_has_one_entry_whatever_it_is_called(tmp_path):
+    (tmp_path / "weights").write_bytes(b"of resnest50")
 
-    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if "FP16" not in able:
-        with pytest.raises(EngineError, match=r"does not compute in fp16 .* fp32"):
-            open_engine(EngineOptions("demo", engine="openvino", precision="fp16"))
-    if "BF16" not in able:
+    def entry(*named, crop=None):
+        options = EngineOptions(*named, crop=crop)
+        return Entry.of(tmp_path / "weights", options, "openvino", "1").graph
+
+    assert entry() == entry("resnest50") == entry("resnest50d") == entry(crop=224)
+    assert entry() != entry(crop=288)
+    assert entry() != entry("resnest101")
+    assert entry(None, Path("a.pth")) != entry(None, Path("b.pth"))  # which says nothing of itself
+
+
+def test_bf16_is_taken_only_when_asked_for():
+    if "bf16" not in precisions_here():
         pytest.skip("this processor has no bf16")
     exact, rounded = (
         Classifier("demo", engine="openvino", precision=p, top_k=10) for p in ("fp32", "bf16")
@@ -172,6 +185,46 @@ def test_bf16_is_taken_only_when_asked_for_and_fp16_refused(monkeypatch):
     a, b = (probabilities(c, EXAMPLES) for c in (exact, rounded))
     assert (a.argmax(1) == b.argmax(1)).all()
     assert 0 < np.abs(a - b).max() < 0.05
+
+
+def test_a_precision_that_the_processor_lacks_is_torchs(monkeypatch, run):
+    monkeypatch.setattr(openvino_engine, "precisions_here", lambda: ["fp32"])
+    with pytest.raises(EngineError, match=r"does not compute in bf16 .* fp32\n.*--engine torch"):
+        open_engine(EngineOptions("demo", engine="openvino", precision="bf16"))
+    monkeypatch.setattr(base, "_sees_gpu", lambda: False)
+    assert chosen_engine(EngineOptions()) == "openvino"
+    assert chosen_engine(EngineOptions(precision="bf16")) == "torch"
+    classifier = Classifier("demo", precision="bf16", device="cpu", answer_first=True)
+    assert classifier.engine.name == "torch"
+    monkeypatch.setattr("resnest_cli.classifier.open_engine", lambda _: pytest.fail("compiled"))
+    classifier.compile()
+
+
+def test_no_more_threads_than_a_container_grants(kept, monkeypatch):
+    monkeypatch.setenv("RESNEST_HOME", str(kept))
+    monkeypatch.setattr(openvino_engine, "limited_to", lambda: 1)
+    engine = open_engine(EngineOptions("demo", engine="openvino"))
+    for hint in ("LATENCY", "THROUGHPUT"):
+        assert engine._compiled(hint).get_property("INFERENCE_NUM_THREADS") == 1
+
+
+def test_pictures_of_another_size_are_compiled_for():
+    ours, torchs = (
+        Classifier("demo", engine=e, crop=64, device="cpu", top_k=10) for e in ("openvino", "torch")
+    )
+    assert (ours.engine.name, ours.preprocessing.crop) == ("openvino", 64)
+    assert np.abs(probabilities(ours, EXAMPLES) - probabilities(torchs, EXAMPLES)).max() <= 1e-5
+
+
+def test_a_size_that_cannot_be_compiled_is_torchs_only(tmp_path):
+    state, card, _ = load_state("demo")
+    small = replace(card, preprocessing=replace(card.preprocessing, crop=16, resize=16))
+    save_checkpoint(tmp_path / "small.safetensors", build(state, small), small)
+    weights = tmp_path / "small.safetensors"
+    for engine in ("openvino", "ncnn"):
+        with pytest.raises(EngineError, match=r"16 pixels.*\n.*--engine torch"):
+            Classifier(weights=weights, engine=engine)
+    assert Classifier(weights=weights, engine="torch")(EXAMPLES[0]).top1
 
 
 def test_without_openvino_torch_is_taken_and_the_pip_command_named(monkeypatch):
@@ -200,3 +253,5 @@ def test_a_cache_that_cannot_be_written_costs_only_the_next_start(run, tmp_path)
     done = run("predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino")
     assert done.returncode == 0, done.stderr
     assert "not kept" in done.stderr
+    auto = run("predict", EXAMPLES[0], "-m", "demo", "--device", "cpu")
+    assert (auto.returncode, auto.stderr) == (0, "")  # and nothing is compiled in vain

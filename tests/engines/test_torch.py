@@ -64,10 +64,11 @@ def test_one_picture_that_does_not_fit_is_an_error(engine):
 
 
 @pytest.fixture
-def two_processors():
+def two_processors(monkeypatch):
     """As on a machine of two; the tests run with one thread else."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
+    monkeypatch.setattr(torch_engine, "processors", lambda: 64)
     yield
     torch.set_num_threads(before)
 
@@ -93,6 +94,20 @@ def test_no_processor_is_left_over(two_processors):
     engine = open_engine(EngineOptions("demo", engine="torch", device="cpu"))
     assert engine._streams == []
     assert engine.run(PIXELS).shape == (len(PIXELS), 10)
+
+
+def test_no_more_threads_than_a_container_grants(two_processors, monkeypatch):
+    monkeypatch.setattr(torch_engine, "processors", lambda: 1)
+    open_engine(EngineOptions("demo", engine="torch", device="cpu"))
+    assert torch.get_num_threads() == 1
+
+
+def test_large_pictures_come_in_small_batches():
+    sizes = [
+        open_engine(EngineOptions("demo", engine="torch", device="cpu", crop=crop)).batch_size
+        for crop in (256, 320, 416, 640, 1024)
+    ]
+    assert sizes == [8, 2, 2, 1, 1]
 
 
 def test_several_devices_share_a_batch(engine):
