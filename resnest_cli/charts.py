@@ -36,9 +36,14 @@ def require_extra(*packages: str) -> None:
 
 
 def draw_curves(
-    path: Path, *, losses: dict[str, Sequence[float]], top1: Sequence[float], title: str
+    path: Path,
+    *,
+    losses: dict[str, Sequence[float]],
+    top1: Sequence[float],
+    best: int,
+    title: str,
 ) -> None:
-    """Losses and validation top-1 (per cent) over epochs, as a PNG."""
+    """Losses and validation top-1 (per cent) over epochs, with the best one (from 1), as a PNG."""
     figure = _figure(9, 3.6)
     left, right = figure.subplots(1, 2)
     for (name, values), colour in zip(losses.items(), (GREY, BLUE), strict=True):
@@ -46,9 +51,8 @@ def draw_curves(
     left.set(title="loss", xlabel="epoch")
     left.legend(frameon=False)
     _line(right, top1, BLUE, "")
-    best = max(range(len(top1)), key=top1.__getitem__)
-    right.plot(best + 1, top1[best], "o", color=ORANGE)
-    right.set(title=f"validation top-1: best {top1[best]:.2f} % (epoch {best + 1})", xlabel="epoch")
+    right.plot(best, top1[best - 1], "o", color=ORANGE)
+    right.set(title=f"validation top-1: best {top1[best - 1]:.2f} % (epoch {best})", xlabel="epoch")
     figure.suptitle(_literal(title))
     _save(figure, path)
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resnest_cli.errors import DatasetError, ImageError
+from resnest_cli.errors import DatasetError, ImageError, UsageError
 from resnest_cli.sources import expand
 from resnest_cli.writers import printable
 
@@ -21,6 +21,7 @@ _WNID = re.compile(r"n\d{8}\b")
 # behind a WordNet id Kaggle's list has a box, four numbers, for each thing in the picture
 _BOXES = re.compile(r"(?<=^n\d{8})( \d+){4}( n\d{8}( \d+){4})*$")
 _VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
+_PARTS = {*_VALIDATION_FOLDERS, "train", "training", "testing"}  # of data sets, in any letters
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,16 @@ class LabelledPictures:
         )
 
 
+def check_apart(output: Path, data: Iterable[Path | None]) -> None:
+    """Raise `UsageError` if what is written would lie in one of these folders of pictures."""
+    for folder in data:
+        if folder is not None and output.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"the output folder '{output}' lies in '{folder}', and would be taken for a class\n"
+                "give a folder elsewhere with --output"
+            )
+
+
 def read_class_folders(folder: Path) -> LabelledPictures:
     """Pictures in folders that are named for their classes, each searched to any depth.
 
@@ -87,9 +98,15 @@ def read_class_folders(folder: Path) -> LabelledPictures:
             "put the pictures of each class into a folder of its own, as in "
             f"{folder.name or 'DATA'}/cat/1.jpg"
         )
+    if len(classes) > 1 and all(name.casefold() in _PARTS for name in classes):
+        raise DatasetError(
+            f"'{folder}' holds parts of a data set, not classes: {listed(classes)}\n"
+            f"give the one that is meant, such as '{folder / classes[-1]}', with a folder for each "
+            "class in it"
+        )
     if len(classes) == 1 and len(_folders(folder / classes[0])) > 1:
         raise DatasetError(
-            f"'{folder}' has one class folder, '{classes[0]}', with folders in it\n"
+            f"'{folder}' has one class folder, {listed(classes)}, with folders in it\n"
             f"are they the classes? then give '{folder / classes[0]}'"
         )
     found = [
@@ -177,6 +194,21 @@ def _below_class(path: str) -> str:
     return Path(*Path(path).parts[-2:]).as_posix()
 
 
+def check_learnable(train: LabelledPictures, val: LabelledPictures | None) -> None:
+    """Raise `DatasetError` for pictures that there is nothing to learn from, or to tell it by.
+
+    That is one class only, or a class to validate on that is not learned.
+    """
+    if val is not None:
+        match_validation(train, val)
+    classes = without_empty_classes(train)[0].classes
+    if len(classes) < 2:
+        only = f"{listed(classes)} only" if classes else "none"
+        raise DatasetError(
+            f"there is nothing to tell apart: of classes with pictures there is {only}"
+        )
+
+
 def match_validation(train: LabelledPictures, val: LabelledPictures) -> LabelledPictures:
     """Validation pictures with their classes numbered as in training.
 
@@ -188,8 +220,8 @@ def match_validation(train: LabelledPictures, val: LabelledPictures) -> Labelled
     unknown = [name for name, count in found if count and name not in trained]
     if unknown:
         raise DatasetError(
-            f"{_listed(unknown)} of the validation pictures {_is_are(unknown)} no class with "
-            f"pictures to train on; those are {_listed(sorted(trained))}\n"
+            f"{listed(unknown)} of the validation pictures {_is_are(unknown)} no class with "
+            f"pictures to train on; those are {listed(sorted(trained))}\n"
             "rename or remove the folder, or add pictures of it to train on"
         )
     return val.with_classes(train.classes)
@@ -242,6 +274,9 @@ def read_truths(file: Path, folder: Path) -> LabelledPictures:
         del rows[0]
     if not rows:
         raise DatasetError(f"'{file}' names no picture")
+    twice = [name for name, count in Counter(name for name, _ in rows).items() if count > 1]
+    if twice:
+        raise DatasetError(f"'{file}' names {listed(twice)} more than once")
     missing = [name for name, _ in rows if name not in known]
     if missing:
         raise DatasetError(
@@ -292,7 +327,8 @@ def _is_heading(name: str, truth: str) -> bool:
     return not Path(name).suffix and not truth.isdigit() and not _WNID.match(truth)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first few of many names, for a message."""
     shown = ", ".join(f"'{printable(name)}'" for name in names[:5])
     return shown + (f" and {len(names) - 5:,} more" if names[5:] else "")
 

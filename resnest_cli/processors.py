@@ -1,4 +1,4 @@
-"""How many processors there are to work with."""
+"""How many processors there are to work with, and who else works with them."""
 
 from __future__ import annotations
 
@@ -41,3 +41,9 @@ def _share(cgroup: Path) -> float:
         if quota.isdigit() and period.isdigit() and int(period):
             return int(quota) / int(period)
     return math.inf
+
+
+def follows_another() -> bool:
+    """Whether `torchrun` started this process beside another here, which talks."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return several and os.environ.get("LOCAL_RANK", "0") != "0"

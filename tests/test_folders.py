@@ -179,6 +179,7 @@ def test_lists_that_are_not_utf8(tmp_path, text):
         ("val_0.png,cat\nnone.png,dog\n", "none.png"),
         ("none.png 3\nval_0.png 4\n", "1 of the 2"),
         ("val_0.png\n", "line 1"),
+        ("val_0.png,cat\nval_0.png,dog\n", "'val_0.png' more than once"),
         ("490\n361\n", "LOC_val_solution.csv"),
         ("", "no picture"),
     ],
@@ -189,6 +190,15 @@ def test_lists_that_are_wrong(tmp_path, text, words):
     (tmp_path / "truths").write_text(text)
     with pytest.raises(DatasetError, match=words):
         read_truths(tmp_path / "truths", tmp_path / "flat")
+
+
+@pytest.mark.parametrize("parts", [("train", "val"), ("Training", "Testing")])
+def test_parts_of_a_data_set_are_no_classes(tmp_path, parts):
+    make(tmp_path / "data", **dict.fromkeys(parts, 1))
+    with pytest.raises(DatasetError, match="parts of a data set, not classes"):
+        read_class_folders(tmp_path / "data")
+    make(tmp_path / "vehicles", train=1, bus=1)  # a train may be a train
+    assert read_class_folders(tmp_path / "vehicles").classes == ("bus", "train")
 
 
 def test_a_level_too_high_is_noticed(tmp_path):

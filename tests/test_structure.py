@@ -31,6 +31,7 @@ TORCH = (
             "network",
             "parts",
             "record",
+            "state",
             "teachers",
             "trainer",
             "view",

@@ -25,6 +25,7 @@ from resnest_cli.terminal import (
     set_verbosity,
     stderr_is_terminal,
 )
+from resnest_cli.writers import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,6 +127,8 @@ def evaluate(
     """
     set_verbosity(quiet=quiet, verbose=verbose)
     charts.require_extra("sklearn", *(["matplotlib"] if output else []))
+    if output and not labels_file:
+        folders.check_apart(output, [data])
     _check_targets(output, calibrate, weights, overwrite=overwrite)
     pictures = (
         folders.read_truths(labels_file, data) if labels_file else folders.read_class_folders(data)
@@ -192,7 +195,7 @@ def _evaluate(
         for index, (source, logits) in enumerate(classifier.logits(pictures.paths)):
             if isinstance(logits, ImageError):
                 failed.append((source.name, str(logits)))
-                log.warning("'%s': %s", source.name, logits)
+                log.warning("'%s': %s", printable(source.name), logits)
             else:
                 rows.append(logits)
                 read.append(index)

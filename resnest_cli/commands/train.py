@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resnest_cli import charts, digests, folders
+from resnest_cli.bundled import DEMO
 from resnest_cli.commands import options
 from resnest_cli.commands import training_options as training
+from resnest_cli.errors import ResNeStError
 from resnest_cli.files import claimed, writable_folder
-from resnest_cli.processors import processors
+from resnest_cli.processors import follows_another, processors
 from resnest_cli.terminal import (
     SUMMARY,
     DownloadBar,
@@ -24,7 +27,9 @@ from resnest_cli.terminal import (
     stderr_is_terminal,
 )
 from resnest_cli.training.folder import HELD_OUT, OPTIONS, SKIPPED, STATE, RunFolder
-from resnest_cli.training.recipe import Recipe, make_recipe
+from resnest_cli.training.prepare import Found, find, parts, unreadable, write_held_out
+from resnest_cli.training.recipe import Recipe, check_used, make_recipe
+from resnest_cli.variants import get_variant
 from resnest_cli.writers import printable
 
 if TYPE_CHECKING:
@@ -118,30 +123,32 @@ def train(
       torchrun --nproc-per-node 4 -m resnest_cli train photos/ --batch-size 256
     """
     values: dict[str, Any] = locals()
-    set_verbosity(quiet=quiet, verbose=verbose)
+    follows = follows_another()
+    quiet = quiet or follows
+    set_verbosity(quiet=quiet, verbose=verbose and not follows)
     charts.require_extra("matplotlib")
     folder = RunFolder(output or Path("trained") / data.resolve().name)
-    if folder.has_ended(resume=resume, overwrite=overwrite):
-        return 0
-    chosen = _chosen(values, folder)
-    folder.check_not_replaced(chosen["teacher"] or ())
-    recipe = _recipe(chosen)
-    found = _find(data, chosen["val"], folder)
-
-    from resnest_cli.training.network import NetworkOptions
-    from resnest_cli.training.prepare import parts, write_held_out
-
-    wanted = NetworkOptions(**{name: chosen[name] for name in _NETWORK}, offline=offline)
+    with _told_once(follows):
+        if folder.has_ended(resume=resume, overwrite=overwrite):
+            return 0
+        if not resume:
+            check_used(values)
+        chosen = _chosen(values, folder)
+        folder.check_not_replaced(chosen["teacher"] or ())
+        recipe = _recipe(chosen)
+        found = find(data, chosen["val"], val_share, folder.path)
+        chosen |= {name: getattr(recipe, name) for name in _RECIPE if name != "batch_size"}
+        wanted = _wanted(chosen, offline=offline)
     processes, device = _join(device)
     quiet = quiet or not processes.leads
     set_verbosity(quiet=quiet, verbose=verbose and processes.leads)
-    writable_folder(folder.path)
-    with processes, claimed(folder.path) if processes.leads else nullcontext():
-        begun = _beginning(wanted, recipe, processes, chosen["batch_size"])
-        teachers, recipe = _teachers(chosen["teacher"], found.pictures, recipe)
-        found = _readable(found, folder, processes, chosen, quiet=quiet)
-        share = chosen["val_share"] or _HELD_OUT_SHARE
-        learn, check = parts(found.pictures, found.held_out, share, recipe.seed)
+    with processes, ExitStack() as held:
+        with _told_once(follows):
+            processes.agree(lambda: _claim(folder, held))
+            begun = _beginning(wanted, recipe, processes, chosen["batch_size"])
+            teachers, recipe = _teachers(chosen["teacher"], found.pictures, recipe)
+            found = _readable(found, folder, processes, chosen, quiet=quiet)
+            learn, check = parts(found.pictures, found.held_out, chosen["val_share"], recipe.seed)
         if chosen["batch_size"] is None:
             recipe = replace(recipe, batch_size=_batch_size(recipe, len(learn), processes))
         trainer, card = _prepare(
@@ -149,30 +156,30 @@ def train(
             workers=_workers(workers, device, processes), state_file=folder.path / STATE,
             compiled=compiled,
         )  # fmt: skip
-        _begin(trainer, folder, chosen, resume=resume)
+        _begin(trainer, folder, chosen | {"batch_size": recipe.batch_size}, resume=resume)
         if found.val_folder is None and processes.leads:
-            write_held_out(check, found.folder, folder.path / HELD_OUT)
+            write_held_out(check, data, folder.path / HELD_OUT)
         log.log(SUMMARY, "%s", _plan(card, learn, check, trainer))
-        facts = _facts(found, share, begun.origin, teachers) | _measures(learn, check, trainer)
+        facts = _facts(found, chosen["val_share"], begun.origin, teachers)
+        facts |= _measures(learn, check, trainer)
         del begun  # and the tensors with it
         return _run(trainer, card, folder, facts, quiet=quiet)
 
 
-class _Found(NamedTuple):
-    """The pictures that a run is given."""
+@contextmanager
+def _told_once(follows: bool) -> Iterator[None]:
+    """Where all of a machine's processes meet the same error, the first one tells it."""
+    try:
+        yield
+    except ResNeStError as error:
+        if follows:
+            raise typer.Exit(error.exit_code) from error
+        raise
 
-    folder: Path  # of those to learn from
-    val_folder: Path | None  # None: a part of the others is held out
-    pictures: LabelledPictures
-    held_out: LabelledPictures | None
 
-
-def _find(data: Path, val: Path | None, folder: RunFolder) -> _Found:
-    train_folder, val_folder = folders.find_parts(data, val)
-    folder.check_apart([train_folder, val_folder])
-    pictures = folders.read_class_folders(train_folder)
-    held_out = folders.read_class_folders(val_folder) if val_folder else None
-    return _Found(train_folder, val_folder, pictures, held_out)
+def _claim(folder: RunFolder, held: ExitStack) -> None:
+    writable_folder(folder.path)
+    held.enter_context(claimed(folder.path))
 
 
 def _chosen(values: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
@@ -180,10 +187,20 @@ def _chosen(values: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     names = (*_NETWORK, "val", "val_share", "no_check", "teacher", *_RECIPE)
     given = {name: values[name] for name in names}
     given |= {name: given[name] or None for name in ("scratch", "no_check", "teacher")}
+    if given["model"] not in (None, DEMO):
+        given["model"] = get_variant(given["model"]).name
     if values["resume"] and (kept := folder.kept(given)):
         paths = {name: kept[name] and Path(kept[name]) for name in ("weights", "val")}
-        return kept | paths | {"teacher": [Path(file) for file in kept["teacher"] or ()]}
-    return given | {"model": options.chosen_model(given["model"], given["weights"])}
+        given = kept | paths | {"teacher": [Path(file) for file in kept["teacher"] or ()]}
+    else:
+        given["model"] = options.chosen_model(given["model"], given["weights"])
+    return given | {"val_share": given["val_share"] or _HELD_OUT_SHARE}
+
+
+def _wanted(chosen: dict[str, Any], *, offline: bool) -> NetworkOptions:
+    from resnest_cli.training.network import NetworkOptions
+
+    return NetworkOptions(**{name: chosen[name] for name in _NETWORK}, offline=offline)
 
 
 def _recipe(chosen: dict[str, Any]) -> Recipe:
@@ -215,8 +232,8 @@ def _join(device: str) -> tuple[Processes, str]:
 
 
 def _readable(
-    found: _Found, folder: RunFolder, processes: Processes, chosen: dict[str, Any], *, quiet: bool
-) -> _Found:
+    found: Found, folder: RunFolder, processes: Processes, chosen: dict[str, Any], *, quiet: bool
+) -> Found:
     """The pictures that can be decoded; the others are listed. With `--no-check` all of them."""
     if chosen["no_check"]:
         return found
@@ -266,14 +283,14 @@ def _prepare(
 
 
 def _facts(
-    found: _Found, share: float, origin: str | None, teachers: list[Loaded]
+    found: Found, share: float, origin: str | None, teachers: list[Loaded]
 ) -> dict[str, Any]:
     """What the summary says of where a run began, besides the recipe."""
     return {
-        "data": str(found.folder),
-        "validation": str(found.val_folder or f"{share:g} of each class"),
-        "begun_from": origin,
-        "teachers": [str(teacher.path) for teacher in teachers],
+        "data": printable(str(found.folder)),
+        "validation": printable(str(found.val_folder or f"{share:g} of each class")),
+        "begun_from": origin and printable(origin),
+        "teachers": [printable(str(teacher.path)) for teacher in teachers],
     }
 
 
@@ -295,11 +312,12 @@ def _begin(trainer: Trainer, folder: RunFolder, chosen: dict[str, Any], *, resum
     if resume and STATE in there:
         trainer.restore()
         log.log(SUMMARY, "going on in epoch %d of %d", trainer.at.epoch + 1, trainer.recipe.epochs)
-        return
-    if resume:
-        folder.check_no_state_is_missing(there, weights)
+    else:
+        if resume:
+            folder.check_no_state_is_missing(there, weights)
+        if processes.leads:
+            folder.clear(weights, skipped=bool(chosen["no_check"]))
     if processes.leads:
-        folder.clear(weights, skipped=bool(chosen["no_check"]))
         folder.keep(chosen)
 
 
@@ -335,8 +353,6 @@ def _run(
 def _unreadable(
     pictures: LabelledPictures, held_out: LabelledPictures | None, folder: RunFolder, *, quiet: bool
 ) -> set[str]:
-    from resnest_cli.training.prepare import unreadable
-
     count = len(pictures) + len(held_out or ())
     show = stderr_is_terminal() and not quiet
     bar = picture_bar(lambda: count, 0, "checking") if show else nullcontext(lambda: None)

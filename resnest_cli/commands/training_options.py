@@ -206,7 +206,8 @@ ClipGrad = Annotated[float | None, _number(r"Greatest norm of the gradient; 0: a
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16"] | None,
     typer.Option(
-        help=r"Of the multiplications (autocast). \[default: fp32]",
+        help="Of the multiplications (autocast); fp32 lets NVIDIA's GPUs convolve in TF32. "
+        r"\[default: fp32]",
         rich_help_panel=_RECIPE,
         show_default=False,
     ),

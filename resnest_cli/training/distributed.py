@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import ResNeStError, UsageError
 
 T = TypeVar("T")
 
@@ -45,9 +45,18 @@ class Processes:
         return cls(dist.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
 
     def own_device(self, device: str) -> str:
-        """The device of this process: of several GPUs each process takes its own."""
+        """The device of this process: of several GPUs each process takes its own.
+
+        Raises:
+            UsageError: there are fewer GPUs than processes on this machine.
+        """
         if self.count == 1 or not device.startswith("cuda"):
             return device
+        if self.local_rank >= (there := torch.cuda.device_count()):
+            raise UsageError(
+                f"each process needs a GPU of its own, and there are {there} here\n"
+                f"use --nproc-per-node {there}, or --device cpu"
+            )
         torch.cuda.set_device(self.local_rank)
         return f"cuda:{self.local_rank}"
 
@@ -91,12 +100,20 @@ class Processes:
         return values
 
     def agree(self, value: Callable[[], T]) -> T:
-        """What `value` gives in the process that leads."""
+        """What `value` gives, or the error that it raises, in the process that leads."""
         if self.count == 1:
             return value()
-        agreed = [value() if self.leads else None]
+        agreed: list[tuple[T | None, ResNeStError | None]] = [(None, None)]
+        if self.leads:
+            try:
+                agreed = [(value(), None)]
+            except ResNeStError as error:
+                agreed = [(None, error)]
         dist.broadcast_object_list(agreed)
-        return cast("T", agreed[0])
+        result, failure = agreed[0]
+        if failure:
+            raise failure
+        return cast("T", result)
 
     def any(self, flag: bool, device: str) -> bool:
         """Whether the flag is set in any of the processes."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnest_cli import digests
 from resnest_cli.errors import OutputError, UsageError
 from resnest_cli.files import into_place
 from resnest_cli.terminal import SUMMARY
@@ -22,6 +23,9 @@ _RECORD = (
     "best.safetensors", "last.safetensors", "history.csv", "curves.png", STATE, ENDED, HELD_OUT,
     OPTIONS,
 )  # fmt: skip
+
+
+_DIGEST = "weights_sha256"  # beside the options
 
 
 @dataclass(frozen=True)
@@ -69,15 +73,6 @@ class RunFolder:
             )
         return False
 
-    def check_apart(self, folders: Iterable[Path | None]) -> None:
-        """Raise `UsageError` if what a run leaves would lie in one of these folders of pictures."""
-        for data in folders:
-            if data is not None and self.path.resolve().is_relative_to(data.resolve()):
-                raise UsageError(
-                    f"the output folder '{self}' lies in '{data}', and would be taken for a class\n"
-                    "give a folder elsewhere with --output"
-                )
-
     def check_not_replaced(self, teachers: Iterable[Path]) -> None:
         """Raise `UsageError` if the run would write over one of its teachers."""
         for file in teachers:
@@ -110,14 +105,18 @@ class RunFolder:
 
     def keep(self, options: Mapping[str, Any]) -> None:
         """Write down the options of a run that begins; None stands for those that aren't given."""
-        text = json.dumps({k: _plain(v) for k, v in options.items() if v is not None}, indent=2)
+        values = {k: _plain(v) for k, v in options.items() if v is not None}
+        if weights := options["weights"]:
+            values[_DIGEST] = digests.of(weights)
+        text = json.dumps(values, indent=2)
         with into_place(self.path / OPTIONS) as beside:
             beside.write_text(text + "\n", encoding="utf-8")
 
     def kept(self, given: Mapping[str, Any]) -> dict[str, Any] | None:
         """The options of the run, under the names in `given`; None where none are kept.
 
-        Paths that are given take the place of the run's: files are moved.
+        Paths that are given take the place of the run's: files are moved. So does `no_check`, which
+        changes nothing of a run whose pictures can all be read.
 
         Raises:
             UsageError: another value than the run's is given.
@@ -132,18 +131,32 @@ class RunFolder:
             raise OutputError(f"'{file}' cannot be read: {error.strerror}") from error
         except (ValueError, TypeError) as error:
             raise OutputError(f"'{file}' is damaged\nbegin anew with --overwrite") from error
-        moved = {name: value for name, value in given.items() if isinstance(value, (Path, list))}
-        differing = [
-            f"--{name.replace('_', '-')} {kept.get(name, 'as it is by default')}, not {value}"
+        anew = {
+            name: value
             for name, value in given.items()
-            if value is not None and name not in moved and value != kept.get(name)
+            if isinstance(value, (Path, list)) or (name == "no_check" and value)
+        }
+        differing = [
+            _difference(name, kept.get(name), value)
+            for name, value in given.items()
+            if value is not None and name not in anew and value != kept.get(name)
         ]
+        weights = given["weights"]
+        if weights and weights.is_file() and kept.get(_DIGEST) not in (None, digests.of(weights)):
+            differing.append(f"other weights than '{weights}'")
         if differing:
             raise UsageError(
                 f"the run in '{self}' was begun with {'; '.join(differing)}\n"
                 "leave that out to go on with it, or begin anew with --overwrite"
             )
-        return {name: kept.get(name) for name in given} | moved
+        return {name: kept.get(name) for name in given} | anew
+
+
+def _difference(name: str, kept: object, given: object) -> str:
+    option = f"--{name.replace('_', '-')}"
+    if kept in (None, False) and given is True:
+        return f"no {option}"
+    return f"{option} {'as it is by default' if kept is None else kept}, not {given}"
 
 
 def _plain(value: object) -> object:

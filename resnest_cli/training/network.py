@@ -69,6 +69,11 @@ class NetworkOptions:
             UsageError: they don't go with the options.
         """
         if self.scratch:
+            if freeze:
+                raise UsageError(
+                    "--freeze trains the last layer only, of what --scratch begins at random: "
+                    "leave out one of the two"
+                )
             variant = get_variant(self.model or "resnest50")
             return Beginning(self._wanted(ModelCard.of_variant(variant)))
         state, card, path = load_state(

@@ -106,6 +106,16 @@ class Recipe:
         return self.mixup > 0 or self.cutmix > 0
 
 
+def check_used(given: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for options that another one makes idle; None stands for not given."""
+    about_views = ("flip", "min_scale", "max_scale", "resampling")
+    idle = [f"--{name.replace('_', '-')}" for name in about_views if given[name] is not None]
+    if given["augment"] == "none" and idle:
+        raise UsageError(
+            f"{' and '.join(idle)} would do nothing with --augment none: leave out one of the two"
+        )
+
+
 def make_recipe(*, scratch: bool, given: Mapping[str, Any]) -> Recipe:
     """The recipe of a run: what was given, and the defaults for training or fine-tuning.
 

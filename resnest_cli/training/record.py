@@ -50,6 +50,7 @@ class Record:
                 "validation": [row.val_loss for row in history],
             },
             top1=[row.val_top1 for row in history],
+            best=best_epoch(history).epoch,
             title=self.card.name,
         )
 

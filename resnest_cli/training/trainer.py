@@ -24,8 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnest_cli.engines.torch_engine import compiled_by_torch, is_out_of_memory
-from resnest_cli.errors import CheckpointError, DatasetError, OutputError, ResNeStError
-from resnest_cli.files import into_place
+from resnest_cli.errors import CheckpointError, DatasetError, ResNeStError
 from resnest_cli.folders import LabelledPictures
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.preprocess import Preprocessing
@@ -47,6 +46,7 @@ from resnest_cli.training.parts import (
     ranks,
 )
 from resnest_cli.training.recipe import Recipe
+from resnest_cli.training.state import State, check_same, read_state, write_state
 from resnest_cli.training.teachers import Teachers
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,8 @@ class Trainer:
             **part,
         )
         self._teachers = teachers
-        self._seen = f"{train.digest()} {val.digest()} {preprocessing.describe()}"
+        shown = f"{preprocessing.describe()} {preprocessing.mean} {preprocessing.std}"
+        self._seen = f"{train.digest()} {val.digest()} {shown}"
         self._stop = False
 
     @property
@@ -232,10 +233,14 @@ class Trainer:
 
     _loss_sum: Tensor | None = None
 
+    @property
+    def _wide(self) -> torch.dtype:
+        """Of sums; Apple's GPUs have no float64."""
+        return torch.float32 if self.device == "mps" else torch.float64
+
     def _note(self, loss: Tensor) -> None:
         if self.at.step == 0 or self._loss_sum is None:
-            wide = torch.float32 if self.device == "mps" else torch.float64
-            self._loss_sum = torch.zeros((), dtype=wide, device=loss.device)
+            self._loss_sum = torch.zeros((), dtype=self._wide, device=loss.device)
         own = loss.to(self._loss_sum.dtype)
         self._loss_sum += self.processes.total(own) / self.processes.count
 
@@ -284,76 +289,49 @@ class Trainer:
         return loss, 100 * top1, 100 * top5
 
     def save(self) -> None:
-        """Write the state beside its file and rename it into place.
+        """Keep the state in the state file.
 
         Raises:
             OutputError: that cannot be done.
         """
         if self.state_file is None or not self.processes.leads:
             return
-        state = {
-            "network": self.network.state_dict(),
-            "averaged": self._averaged.state_dict() if self._averaged else None,
-            "optimizer": self._optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
-            "position": {**vars(self.at), "history": [vars(row) for row in self.at.history]},
-            "loss_sum": self._loss_sum,
-            "recipe": self.recipe.as_dict(),
-            "seen": self._seen,
-        }
-        try:
-            with into_place(self.state_file) as beside:
-                torch.save(state, beside)
-        except (OSError, RuntimeError) as error:  # the latter is torch's word for a full disk
-            raise OutputError(
-                f"'{self.state_file}' cannot be written; is the disk full?\n"
-                "what was done before is kept: --resume goes on"
-            ) from error
+        state = State(
+            network=self.network.state_dict(),
+            averaged=self._averaged.state_dict() if self._averaged else None,
+            optimizer=self._optimizer.state_dict(),
+            scaler=self._scaler.state_dict(),
+            at=self.at,
+            loss_sum=self._loss_sum,
+            recipe=self.recipe.as_dict(),
+            seen=self._seen,
+        )
+        write_state(state, self.state_file)
 
     def restore(self) -> None:
         """Go on from the state in the state file.
 
         Raises:
-            CheckpointError: it cannot be read, or belongs to another recipe or network.
+            CheckpointError: it is damaged, or belongs to another recipe or network.
+            ResNeStError: it cannot be read just now.
         """
         assert self.state_file is not None
+        state = read_state(self.state_file)
+        check_same(state, self.recipe, self._seen, self.state_file.parent)
         try:
-            state = torch.load(self.state_file, map_location=self.device, weights_only=True)
-            recipe, seen = state["recipe"], state["seen"]
-            network, optimizer = state["network"], state["optimizer"]
-            averaged, scaler, loss_sum = state["averaged"], state["scaler"], state["loss_sum"]
-            at = Position(**state["position"])
-            at.history = [Epoch(**row) for row in state["position"]["history"]]
-        except Exception as error:  # damaged files raise anything at all in torch's readers
-            raise CheckpointError(
-                f"'{self.state_file}' is damaged, or another version's\nstart anew with --overwrite"
-            ) from error
-        mine = self.recipe.as_dict()
-        if seen != self._seen:
-            raise CheckpointError(
-                f"'{self.state_file.parent}' was begun with other pictures, classes or resolution\n"
-                "go on with the same, or start anew with --overwrite"
-            )
-        differing = [
-            f"{k} {recipe.get(k)}, now {mine[k]}" for k in mine if recipe.get(k) != mine[k]
-        ]
-        if differing:
-            raise CheckpointError(
-                f"'{self.state_file.parent}' was begun with {'; '.join(differing)}\n"
-                "go on with the same options, or start anew with --overwrite"
-            )
-        try:
-            self.network.load_state_dict(network)
-            self._optimizer.load_state_dict(optimizer)
-            if self._averaged:
-                self._averaged.load_state_dict(averaged)
+            self.network.load_state_dict(state.network)
+            self._optimizer.load_state_dict(state.optimizer)
+            if self._averaged and state.averaged is not None:
+                self._averaged.load_state_dict(state.averaged)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"'{self.state_file.parent}' was begun with another network or other classes\n"
                 "give the same, or start anew with --overwrite"
             ) from error
-        self._scaler.load_state_dict(scaler)
-        self.at, self._loss_sum = at, loss_sum
+        self._scaler.load_state_dict(state.scaler)
+        self.at = state.at
+        if state.loss_sum is not None:
+            self._loss_sum = state.loss_sum.to(self.device, self._wide)
 
     @contextmanager
     def _stopping_in_order(self) -> Iterator[None]:

@@ -55,6 +55,11 @@ def test_the_whole_report(data, run, tmp_path):
     assert {path.name for path in folder.iterdir()} == set(FILES) - {"failed.csv", "mistakes.jpg"}
 
 
+def test_a_report_among_the_classes_would_be_one(data, run):
+    done = run("evaluate", data, "--model", "demo", "-o", data / "report")
+    assert (done.returncode, "taken for a class" in done.stderr) == (2, True)
+
+
 def test_probabilities_are_those_of_predict(data, run, tmp_path):
     run("evaluate", data, "--model", "demo", "-o", "report")
     done = run("predict", data, "--model", "demo", "-f", "jsonl", "--top-k", "1")

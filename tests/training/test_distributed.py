@@ -8,8 +8,10 @@ import sys
 import pytest
 import torch
 
+from resnest_cli.errors import UsageError
 from resnest_cli.training.augment import mix
 from resnest_cli.training.data import Order
+from resnest_cli.training.distributed import Processes
 from resnest_cli.training.recipe import Recipe
 from tests.training.conftest import SHORT
 
@@ -42,6 +44,7 @@ def test_losses_agree(runs):
 STEP = """
 import os, sys, torch
 from torch.nn import functional as F
+from resnest_cli.errors import UsageError
 from resnest_cli.model.resnest import ResNeSt, initialise
 from resnest_cli.training.distributed import Processes, SharedDropout, share_batch_norms
 from resnest_cli.variants import Architecture
@@ -56,7 +59,18 @@ if processes.count > 1:
     share_batch_norms(network, "cpu")
 pixels, targets = torch.randn(8, 3, 64, 64).double(), torch.arange(8) % 4
 mine = slice(processes.rank * 8 // processes.count, (processes.rank + 1) * 8 // processes.count)
+
+def wrong():
+    raise UsageError("told to all")
+
 with processes:
+    try:
+        processes.agree(wrong)
+    except UsageError as error:
+        assert str(error) == "told to all"
+    else:
+        raise SystemExit("not told")
+    assert processes.agree(lambda: processes.rank) == 0
     shared = processes.share(network)
     F.cross_entropy(shared(pixels[mine]), targets[mine]).backward()
 if processes.leads:
@@ -80,6 +94,20 @@ def test_gradients_and_statistics_are_those_of_one_process(tmp_path):
     assert one.keys() == two.keys()
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-9, atol=1e-11, msg=key)
+
+
+@pytest.mark.parametrize(("rank", "told"), [("0", True), ("1", False)])
+def test_of_processes_with_the_same_error_one_tells_it(rank, told, run):
+    torchrun = {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+    done = run("train", "nowhere", env=os.environ | torchrun)
+    assert (done.returncode, "nowhere" in done.stderr) == (1, told)
+    assert told or not done.stderr
+
+
+def test_each_process_needs_its_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match=r"there are 1 here\nuse --nproc-per-node 1"):
+        Processes(rank=1, count=2, local_rank=1).own_device("cuda")
 
 
 def test_parts_of_a_batch_make_the_batch():

@@ -1,6 +1,7 @@
 """A training run that is stopped, gone on with, or begun where another has been."""
 
 import csv
+import json
 import os
 import random
 import resource
@@ -8,8 +9,15 @@ import shutil
 import signal
 import subprocess
 import time
+from unittest.mock import Mock
 
+import pytest
+import torch
+
+from resnest_cli.errors import CheckpointError, ResNeStError, UsageError
 from resnest_cli.files import claimed
+from resnest_cli.training.folder import RunFolder
+from resnest_cli.training.state import read_state
 from tests.conftest import RESNEST
 from tests.training.conftest import SHORT
 
@@ -131,8 +139,8 @@ def test_a_run_is_gone_on_with_as_it_was_begun(trained, data, run, tmp_path):
     assert process.returncode == 130
     done = run("train", data, *SHORT, "--lr", "0.2", "-o", tmp_path / "out", "--resume")
     assert done.returncode == 2
-    assert "--lr as it is by default, not 0.2" in done.stderr
-    done = run("train", data, "-o", tmp_path / "out", "--resume")
+    assert "--lr 0.1, not 0.2" in done.stderr
+    done = run("train", data, "--lr", "0.1", "--no-check", "-o", tmp_path / "out", "--resume")
     assert done.returncode == 0, done.stderr
     ours, theirs = tmp_path / "out" / "last.safetensors", trained[0] / "last.safetensors"
     assert ours.read_bytes() == theirs.read_bytes()
@@ -152,16 +160,51 @@ def test_a_run_is_gone_on_with_where_its_files_have_moved(trained, data, run, tm
     (tmp_path / "first.safetensors").rename(tmp_path / "1.safetensors")
     moved = run("train", "new", "-o", "out", "--resume")
     assert (moved.returncode, "old' is not there" in moved.stderr) == (1, True), moved.stderr
-    done = run(
-        "train", "new", "--val", "new", "--weights", "1.safetensors", "-o", "out", "--resume"
-    )
+    gone_on = ["train", "new", "-o", "out", "--resume", "--val", "new", "--weights"]
+    other = run(*gone_on, trained[0] / "history.csv")
+    assert (other.returncode, "begun with other weights" in other.stderr) == (2, True), other.stderr
+    done = run(*gone_on, "1.safetensors")
     assert (done.returncode, "going on in epoch" in done.stderr) == (0, True), done.stderr
+    kept = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert kept["val"] == str(tmp_path / "new")
+
+
+def test_what_is_given_again_is_no_difference(tmp_path):
+    """Neither a default, nor what the machine's other processes made of the batch's size."""
+    folder = RunFolder(tmp_path)
+    begun = dict.fromkeys(("model", "weights", "val", "teacher", "no_check", "scratch", "balance"))
+    begun |= {"model": "resnest50", "epochs": 20, "batch_size": 64, "balance": False}
+    folder.keep(begun)
+    nothing = dict.fromkeys(begun)
+    assert folder.kept(nothing) == begun
+    assert folder.kept(nothing | {"epochs": 20, "batch_size": 64}) == begun
+    assert folder.kept(nothing | {"no_check": True}) == begun | {"no_check": True}
+    for given, words in (
+        ({"epochs": 30}, "--epochs 20, not 30"),
+        ({"scratch": True}, "no --scratch"),
+        ({"balance": True}, "no --balance"),
+    ):
+        with pytest.raises(UsageError, match=f"begun with {words}\n"):
+            folder.kept(nothing | given)
+
+
+def test_a_state_that_cannot_be_read_just_now_is_not_called_damaged(tmp_path, monkeypatch):
+    (tmp_path / "state.pt").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_state(tmp_path / "state.pt")
+    for error in (torch.OutOfMemoryError("out of memory"), PermissionError("not yours")):
+        monkeypatch.setattr(torch, "load", Mock(side_effect=error))
+        with pytest.raises(ResNeStError, match=r"just now: .*\n.*--resume") as told:
+            read_state(tmp_path / "state.pt")
+        assert "overwrite" not in str(told.value)
 
 
 def test_the_options_are_kept_before_pictures_are_checked(trained, data, run, tmp_path):
     """So who stops there, or is told what is wrong and mends it, goes on with them."""
     aside = shutil.copytree(data, tmp_path / "data").rename(tmp_path / "aside")
     shutil.copytree(aside / "red", tmp_path / "data" / "red")
+    (tmp_path / "data" / "blue").mkdir()
+    (tmp_path / "data" / "blue" / "broken.jpg").write_text("no picture")
     wrong = run("train", "data", *SHORT, "-o", "out")
     assert (wrong.returncode, "nothing to tell apart" in wrong.stderr) == (1, True), wrong.stderr
     shutil.rmtree(tmp_path / "data")

@@ -145,7 +145,7 @@ def test_fine_tuning_replaces_the_head_and_keeps_what_was_learned(trained, tmp_p
     options = "--epochs 1 --freeze --batch-size 8 --precision bf16 --store fp16".split()
     done = run("train", data, "--weights", folder / "best.safetensors", *options, "-o", "out")
     assert done.returncode == 0, done.stderr
-    assert "without any picture, and so left out: blue, white" in done.stderr
+    assert "without any picture, and so left out: 'blue', 'white'" in done.stderr
     with (
         safe_open(folder / "best.safetensors", "pt") as before,
         safe_open(tmp_path / "out" / "best.safetensors", "pt") as after,
@@ -193,6 +193,8 @@ WRONG = [
     (["--min-scale", "2"], 2, "--min-scale"),
     (["--weights", "none.pth"], 1, "No such file"),
     (["--offline"], 1, "resnest50-528c19ca.pth"),
+    (["--augment", "none", "--no-flip"], 2, "--flip would do nothing"),
+    (["--scratch", "--freeze"], 2, "leave out one of the two"),
 ]
 
 
@@ -201,6 +203,29 @@ def test_wrong_options_are_told_before_anything_is_done(data, run, options, code
     done = run("train", data, *options, "-o", "out")
     assert (done.returncode, done.stderr.count("\n") <= 3) == (code, True), done.stderr
     assert words in done.stderr
+
+
+def test_what_is_held_out_is_there_once(data, tmp_path, run):
+    copy = shutil.copytree(data, tmp_path / "data")
+    shutil.copytree(data, copy / "val")
+    inside = run("train", copy, *SHORT, "--val", copy / "val", "-o", "out")
+    assert (inside.returncode, "taken for a class" in inside.stderr) == (2, True)
+    twice = run("train", copy, *SHORT, "--val", data, "--val-share", "0.2", "-o", "out")
+    assert (twice.returncode, "leave it out" in twice.stderr) == (2, True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8 on other systems")
+def test_a_folder_of_any_name_and_layout(data, tmp_path, run):
+    """Its name no UTF-8, the classes below train/: the run ends, and what it held out is found."""
+    folder = tmp_path / os.fsdecode(b"d\xff")
+    shutil.copytree(data, folder / "train")
+    done = run("train", folder, *TINY, "--epochs", "1", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert "d\\udcff" in json.loads((tmp_path / "out" / "summary.json").read_text())["data"]
+    held_out = ["--labels-file", "out/val.csv", "--weights", "out/best.safetensors"]
+    assert run("evaluate", folder, *held_out).returncode == 0
+    above = run("evaluate", folder, "--weights", "out/best.safetensors")
+    assert (above.returncode, "are they the classes?" in above.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
