@@ -32,12 +32,19 @@ _LARGEST_RESIZE = 4096  # pixels that users may ask for
 _LONGEST_ENLARGED_SIDE = 4096  # beyond that only the pixels that are cut out get computed
 
 
-def check_sizes(crop: int | None, resize: int | None) -> None:
-    """Raise `UsageError` for a crop or a resize that nobody should ask for; None is not asked."""
+def check_sizes(crop: int | None, resize: int | None, *, own_crop: int = 1) -> None:
+    """Raise `UsageError` for a crop or a resize that nobody should ask for; None is not asked.
+
+    Args:
+        crop: pixels.
+        resize: pixels, at least the crop.
+        own_crop: the network's, where no other is asked for and it is known.
+    """
     if crop is not None and not 32 <= crop <= 2048:  # the networks halve five times
         raise UsageError(f"--crop is 32 to 2048 pixels, not {crop}")
-    if resize is not None and not (crop or 32) <= resize <= _LARGEST_RESIZE:
-        raise UsageError(f"--resize is {crop or 32} (the crop) to 4096 pixels, not {resize}")
+    least = own_crop if crop is None else crop
+    if resize is not None and not least <= resize <= _LARGEST_RESIZE:
+        raise UsageError(f"--resize is the crop's {least} to 4096 pixels, not {resize}")
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,7 @@ class Preprocessing:
         Raises:
             UsageError: the sizes make no sense.
         """
-        check_sizes(self.crop if crop is None and resize else crop, resize)
+        check_sizes(crop, resize, own_crop=self.crop)
         if crop is not None and resize is None:
             in_ratio = min(round(self.resize * crop / self.crop), _LARGEST_RESIZE)
             resize = crop + _PAPER_BORDER if self.name == "paper" else in_ratio

@@ -61,10 +61,10 @@ class OpenVINOEngine:
             CheckpointError: the weights are missing, damaged or of another network.
         """
         core = ov.Core()
-        if options.precision not in precisions_here():
+        if options.precision not in (able := precisions_here(core)):
             raise EngineError(
                 f"openvino does not compute in {options.precision} on this processor; it does in "
-                f"{' and '.join(precisions_here())}\nuse one of those, or --engine torch"
+                f"{' and '.join(able)}\nuse one of those, or --engine torch"
             )
         weights = checkpoints.locate(
             options.model, options.weights, offline=options.offline, on_progress=on_progress
@@ -153,6 +153,7 @@ def _converted(core: ov.Core, options: EngineOptions) -> Compiled:
                 f"the graph in '{options.weights}' is for {card.preprocessing.crop} pixels, not "
                 f"{options.crop}\nexport one for those, or give its checkpoint"
             )
+        check_card(card)
     else:
         from resnest_cli.engines.openvino_convert import convert  # imports torch
 
@@ -174,7 +175,7 @@ def _settings(precision: str) -> dict[str, str]:
     return {"INFERENCE_PRECISION_HINT": _PRECISIONS[precision][0]}
 
 
-def precisions_here() -> list[str]:
+def precisions_here(core: ov.Core | None = None) -> list[str]:
     """The precisions that OpenVINO computes in on this processor."""
-    able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = (core or ov.Core()).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [name for name, (_, capability) in _PRECISIONS.items() if capability in able]

@@ -188,7 +188,7 @@ def test_bf16_is_taken_only_when_asked_for():
 
 
 def test_a_precision_that_the_processor_lacks_is_torchs(monkeypatch, run):
-    monkeypatch.setattr(openvino_engine, "precisions_here", lambda: ["fp32"])
+    monkeypatch.setattr(openvino_engine, "precisions_here", lambda _=None: ["fp32"])
     with pytest.raises(EngineError, match=r"does not compute in bf16 .* fp32\n.*--engine torch"):
         open_engine(EngineOptions("demo", engine="openvino", precision="bf16"))
     monkeypatch.setattr(base, "_sees_gpu", lambda: False)
