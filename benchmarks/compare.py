@@ -1,6 +1,7 @@
 """Whole processes, in turn, against timm with the same weights and pictures.
 
     python benchmarks/compare.py CHECKPOINT FOLDER [--runs 3] [--pictures 1000] [--only cold ...]
+        [--precision fp32 ...]
 
 CHECKPOINT is a resnest50 state dict; FOLDER holds pictures, which are linked to as often as it
 takes. Printed are medians of seconds, of peak memory, and of the ratios round by round. timm,
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -124,6 +125,17 @@ class Bench:
     work: Path
     runs: int
     count: int
+    precisions: list[str]
+
+    def engines(self) -> Iterator[tuple[str, str]]:
+        """Engines and precisions to run, without what this processor has no instructions for."""
+        from resnest_cli.engines.openvino_engine import precisions_here
+
+        for engine, precision in RUNS:
+            if engine == "openvino" and precision not in precisions_here():
+                print(f"openvino does not compute in {precision} here")
+            elif precision in self.precisions:
+                yield engine, precision
 
     def predict(self, *arguments: str) -> list[str]:
         command = [*PYTHON, "-m", "resnest_cli", "predict", "-m", "resnest50", "-f", "csv"]
@@ -175,11 +187,11 @@ def folder(b: Bench) -> None:
     b.fresh_home()
     files, out = b.folder(b.count), str(b.work / "timm.csv")
     commands = {}
-    for engine, precision in RUNS:
+    for engine, precision in b.engines():
         options = ("--engine", engine, "--precision", precision, "-q")
         Cost.of(b.predict(b.folder(32), *options))  # compiles
         commands[f"{engine} {precision}"] = b.predict(files, *options)
-    for precision in ("fp32", "bf16"):
+    for precision in b.precisions:
         loop = [*PYTHON, "-c", LOOP, b.checkpoint, files, precision, out]
         commands[f"timm {precision}"] = loop
     b.in_turn(f"folder of {b.count:,}", commands, b.count)
@@ -188,7 +200,7 @@ def folder(b: Bench) -> None:
 def alone(b: Bench) -> None:
     """What reading, preparing and waiting take beside the engine."""
     b.fresh_home()
-    for engine, precision in RUNS:
+    for engine, precision in b.engines():
         one = b.predict(str(b.pictures[0]), "--engine", engine, "--precision", precision)
         Cost.of(one)  # compiles
         what = (b.checkpoint, b.folder(b.count), engine, precision, str(b.runs))
@@ -238,10 +250,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS)[:4])
+    both = ["fp32", "bf16"]
+    parser.add_argument("--precision", choices=both, nargs="+", default=both)
     a = parser.parse_args()
     pictures = sorted(p for p in a.folder.rglob("*") if p.is_file())
     with tempfile.TemporaryDirectory() as work:
-        bench = Bench(a.checkpoint, pictures, Path(work), a.runs, a.pictures)
+        bench = Bench(a.checkpoint, pictures, Path(work), a.runs, a.pictures, a.precision)
         for part in a.only:
             PARTS[part](bench)
 
