@@ -1,6 +1,6 @@
 """A minute of fine-tuning the bundled network against a minute of training from scratch.
 
-    python benchmarks/fine_tune.py CIFAR10_TRAIN_FOLDER [--seconds 60]
+    python benchmarks/fine_tune.py CIFAR10_TRAIN_FOLDER [--seconds 60] [--precision bf16]
 
 Two new classes, pets (cat, dog) and grazers (deer, horse), are made of CIFAR-10 pictures that were
 held out when the bundled network was trained: the tenth that `--seed 0` splits off. Eight tenths of
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,7 @@ def lay_out(cifar: Path, target: Path) -> int:
 def train(data: Path, output: Path, epochs: int, options: list[str]) -> tuple[float, float, float]:
     """Of one run: seconds, those of its last epoch, and validation top-1, per cent."""
     command = [sys.executable, "-m", "resnest_cli", "train", data, "-o", output, "--overwrite"]
-    command += ["--epochs", epochs, "--val-share", 0.2, "--precision", "bf16", "-q", *options]
+    command += ["--epochs", epochs, "--val-share", 0.2, "-q", *options]
     start = time.perf_counter()
     subprocess.run([str(word) for word in command], check=True, capture_output=True)
     seconds = time.perf_counter() - start
@@ -53,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("cifar", type=Path)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--precision", default="fp32")
     a = parser.parse_args()
     scratch = "--scratch --model resnest14 --width 0.5 --crop 64 --resize 64".split()
     scratch += "--augment light --mixup 0 --min-scale 0.35".split()
@@ -62,10 +64,16 @@ def main() -> None:
         data = Path(folder) / "data"
         print(f"{lay_out(a.cifar, data):,} pictures of two new classes")
         for name, options in runs.items():
-            three, epoch, _ = train(data, Path(folder) / "out", 3, options)
-            epochs = max(3 + int((a.seconds - three) / epoch), 1)
-            seconds, _, top1 = train(data, Path(folder) / "out", epochs, options)
-            print(f"{name}: {top1:.2f} % after {epochs} epochs, {seconds:.0f} s", flush=True)
+            options += ["--precision", a.precision]
+            epochs, top1 = 3, 0.0
+            seconds, epoch, _ = train(data, Path(folder) / "out", epochs, options)
+            epochs = max(epochs + int((a.seconds - seconds) / epoch), 1)
+            seconds = math.inf
+            while seconds > a.seconds and epochs:
+                seconds, epoch, top1 = train(data, Path(folder) / "out", epochs, options)
+                over = max(seconds - a.seconds, 0)
+                last, epochs = epochs, max(epochs - 1 - int(over / epoch), 0)
+            print(f"{name}: {top1:.2f} % after {last} epochs, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
