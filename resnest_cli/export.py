@@ -34,26 +34,35 @@ _PIXELS, _LOGITS, _BATCH = "pixels", "logits", "batch"
 Run = Callable[[Tensor], "NDArray[np.float32]"]
 
 
-def export(loaded: Loaded, path: Path) -> float:
+def export(loaded: Loaded, path: Path, *, half: bool = False) -> float:
     """Write a network to a file whose suffix says how, once the file answers as the network does.
 
     The comparison is made on a real picture, as it is and mirrored, alone and as a batch.
+
+    Args:
+        loaded: the network.
+        path: of the file.
+        half: round weights, but not biases and statistics, to 16 bits; it is the rounded network
+            that the file is compared with. Only safetensors files take half the room then.
 
     Returns:
         The greatest difference of a logit.
 
     Raises:
-        UsageError: the suffix is none of `SUFFIXES`.
+        UsageError: the suffix is none of `SUFFIXES`, or takes no 16 bits.
         EngineError: a package is missing; the message names it.
         ResNeStError: the file's answers differ by more than `TOLERANCE`.
     """
     check_suffix(path)
+    if half and path.suffix != ".safetensors":
+        raise UsageError(f"16 bits are for .safetensors files, not for {path.suffix}")
     write, run = _FORMATS[path.suffix]
     if not loaded.card.num_classes:
         raise UsageError(f"'{loaded.path}' has no last layer: there are no answers to export")
     origin = f"{loaded.path.name}, SHA-256 {checkpoints.digest(loaded.path)}"
     card = replace(loaded.card, tool_version=__version__, origin=loaded.card.origin or origin)
-    network = build(loaded.state, card).requires_grad_(False)
+    state = {k: v.half().float() if half and v.ndim > 1 else v for k, v in loaded.state.items()}
+    network = build(state, card).requires_grad_(False)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
         made = Path(folder) / path.name
         with _silence():
@@ -138,7 +147,10 @@ def _write_program(network: ResNeSt, card: ModelCard, path: Path) -> None:
 
 
 def _write_safetensors(network: ResNeSt, card: ModelCard, path: Path) -> None:
-    save_checkpoint(path, network, card)
+    # weights that were rounded to 16 bits, now or earlier, need no more
+    weights = [value for value in network.state_dict().values() if value.ndim > 1]
+    rounded = all(torch.equal(value, value.half().float()) for value in weights)
+    save_checkpoint(path, network, card, half=rounded)
 
 
 def _run_openvino(path: Path) -> Run:

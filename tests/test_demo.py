@@ -19,12 +19,19 @@ def test_it_is_small_and_says_what_it_is():
     assert (card.name, card.num_classes) == ("demo", 10)
     assert card.labels.names[:3] == ("airplane", "automobile", "bird")
     assert card.recipe == json.loads((DEMO / "9-summary.json").read_text())["recipe"]
+    assert card.origin.startswith("blend, 0.4 of it")  # the tenth run's
+    assert (card.preprocessing.crop, card.preprocessing.resize) == (96, 98)
     assert card.tool_version <= __version__
 
 
 def test_its_page_says_what_its_record_says():
     page = (ROOT / "docs" / "demo.md").read_text()
-    summary = json.loads((DEMO / "9-summary.json").read_text())
+    for number in (9, 10):
+        summary = json.loads((DEMO / f"{number}-summary.json").read_text())
+        check_told(page, summary)
+
+
+def check_told(page, summary):
     assert f"{summary['best']['val_top1']:.2f} %" in page
     for name, value in summary["recipe"].items():
         option = f"--{name.replace('_', '-')} {value:g}" if isinstance(value, float) else None
@@ -39,7 +46,7 @@ def test_photographs():
     truths = dict(csv.reader((DEMO / "photographs.csv").read_text().splitlines()[1:]))
     results = list(Classifier("demo").stream(folder / name for name in truths))
     right = [r.top1.label == truth for r, truth in zip(results, truths.values(), strict=True)]
-    assert sum(right) / len(right) >= 0.6  # docs/demo.md says how far that is
+    assert sum(right) / len(right) >= 0.63  # docs/demo.md says how far that is
 
 
 def test_pictures_of_the_kind_it_learned():
@@ -55,4 +62,4 @@ def test_pictures_of_the_kind_it_learned():
     results = Classifier("demo").stream(pictures)
     right = [r.top1.label == truth for r, truth in zip(results, truths, strict=True)]
     assert len(right) == 1000
-    assert sum(right) / len(right) >= 0.88  # of all 5,000 docs/demo.md says more
+    assert sum(right) / len(right) >= 0.9  # of all 5,000 docs/demo.md says more

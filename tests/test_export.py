@@ -110,6 +110,43 @@ def test_another_resolution_is_carried_along(run):
     assert (other.returncode, "compiled for 64" in other.stderr) == (2, True)
 
 
+def test_a_blend_is_the_mean_of_its_parts(run, tmp_path):
+    demo = load_state("demo")
+    other = {k: v + 0.01 if v.is_floating_point() else v for k, v in demo.state.items()}
+    for name, card in (("other", demo.card), ("words", replace(demo.card, labels=None))):
+        save_checkpoint(tmp_path / f"{name}.safetensors", build(dict(other), card), card)
+    blend = ["export", "blend.safetensors", "-m", "demo", "--average", "other.safetensors"]
+    done = run(*blend, "--average", "other.safetensors", "--share", "0.25")
+    assert done.returncode == 0, done.stderr
+    made = load_state(weights=tmp_path / "blend.safetensors")
+    assert "other.safetensors, SHA-256" in made.card.origin
+    for key, value in made.state.items():
+        if value.is_floating_point():
+            expected = demo.state[key] + 0.0025
+            torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7, msg=key)
+    run(*blend, "--overwrite")
+    weight = load_state(weights=tmp_path / "blend.safetensors").state["fc.weight"]
+    torch.testing.assert_close(weight, demo.state["fc.weight"] + 0.005)
+    refused = run("export", "x.safetensors", "-m", "demo", "--average", "words.safetensors")
+    assert (refused.returncode, "other classes" in refused.stderr) == (2, True)
+
+
+def test_weights_in_16_bits(run, tmp_path):
+    size = (ROOT / "resnest_cli" / "data" / "demo.safetensors").stat().st_size
+    run("export", "again.safetensors", "-m", "demo")  # whose weights are of 16 bits
+    assert (tmp_path / "again.safetensors").stat().st_size == pytest.approx(size, rel=0.01)
+    demo = load_state("demo")
+    wide = {k: v * 1.0001 if v.is_floating_point() else v for k, v in demo.state.items()}
+    save_checkpoint(tmp_path / "wide.safetensors", build(wide, demo.card), demo.card)
+    for store, share in (("fp32", 2), ("fp16", 1)):
+        options = ["--weights", "wide.safetensors", "--store", store, "--overwrite"]
+        assert run("export", "stored.safetensors", *options).returncode == 0
+        stored = (tmp_path / "stored.safetensors").stat().st_size
+        assert stored == pytest.approx(share * size, rel=0.03)
+    graph = run("export", "x.onnx", "-m", "demo", "--store", "fp16")
+    assert (graph.returncode, "16 bits are for" in graph.stderr) == (2, True)
+
+
 def test_onnxruntime_gives_the_same(exported):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     loaded = load_state("demo")

@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,6 +29,29 @@ def export(
     ],
     model: options.Model = None,
     weights: options.Weights = None,
+    average: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Checkpoint to blend with, weight by weight: a further training of the same "
+            "network, for the same classes. Several: with their mean.",
+            show_default=False,
+        ),
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            min=0,
+            max=1,
+            help=r"Of what --average names in the blend. \[default: all count the same]",
+            show_default=False,
+        ),
+    ] = None,
+    store: Annotated[
+        Literal["fp32", "fp16"],
+        typer.Option(help="Type of the weights in a .safetensors file; fp16 halves it."),
+    ] = "fp32",
     crop: options.Crop = None,
     resize: options.Resize = None,
     overwrite: Annotated[
@@ -51,6 +74,8 @@ def export(
       resnest export plants.xml --weights trained/plants/best.safetensors
 
       resnest export resnest50.safetensors --weights resnest50-528c19ca.pth
+
+      resnest export blend.safetensors --weights a/best.safetensors --average b/best.safetensors
     """
     set_verbosity(quiet=quiet, verbose=verbose)
     files = [output, output.with_suffix(".bin")] if output.suffix == ".xml" else [output]
@@ -73,7 +98,11 @@ def export(
         )
     view = loaded.card.preprocessing.sized(crop, resize)
     loaded = loaded._replace(card=replace(loaded.card, preprocessing=view))
-    difference = exporting.export(loaded, output)
+    if average:
+        from resnest_cli.model.average import average as blend
+
+        loaded = blend(loaded, [load_state(weights=file) for file in average], share)
+    difference = exporting.export(loaded, output, half=store == "fp16")
     log.log(
         SUMMARY,
         "'%s' written in %.1f s; its logits are the network's within %.1e",
