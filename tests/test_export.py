@@ -122,6 +122,8 @@ def test_a_blend_is_the_mean_of_its_parts(run, tmp_path):
             if value.is_floating_point():
                 expected = demo.state[key] + more
                 torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7, msg=key)
+    alone = run("export", "x.safetensors", "-m", "demo", "--share", "0.5")
+    assert (alone.returncode, "--average" in alone.stderr) == (2, True)
     with pytest.raises(UsageError, match="other classes"):
         average(demo, [words])
     card = replace(demo.card, architecture=replace(demo.card.architecture, width=1.0))

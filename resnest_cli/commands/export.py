@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from resnest_cli.commands import options
-from resnest_cli.errors import OutputError
+from resnest_cli.errors import OutputError, UsageError
 from resnest_cli.terminal import SUMMARY, DownloadBar, set_verbosity, stderr_is_terminal
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,8 @@ def export(
       resnest export blend.safetensors --weights a/best.safetensors --average b/best.safetensors
     """
     set_verbosity(quiet=quiet, verbose=verbose)
+    if share is not None and not average:
+        raise UsageError("--share is of what --average names, and that names nothing")
     files = [output, output.with_suffix(".bin")] if output.suffix == ".xml" else [output]
     for file in files:
         if file.exists() and not overwrite:

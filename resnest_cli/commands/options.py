@@ -10,7 +10,7 @@ import typer
 
 from resnest_cli.bundled import DEMO
 from resnest_cli.engines.base import DEVICES
-from resnest_cli.variants import VARIANTS
+from resnest_cli.variants import VARIANTS, get_variant
 
 # help panels, in the order in which --help shows them
 _MODEL, _ANSWER, _OUTPUT, _MACHINE = "Model", "Answer", "Output", "Machine"
@@ -19,6 +19,11 @@ _MODEL, _ANSWER, _OUTPUT, _MACHINE = "Model", "Answer", "Output", "Machine"
 def chosen_model(model: str | None, weights: Path | None) -> str | None:
     """The model asked for, here or in the environment; a file may say by itself which it is."""
     return model or (None if weights else os.environ.get("RESNEST_MODEL") or None)
+
+
+def own_name(model: str | None) -> str | None:
+    """A variant's name where timm's is given; `demo` and nothing are themselves."""
+    return model if model in (None, DEMO) else get_variant(model).name
 
 
 def complete_model(incomplete: str) -> list[str]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnest_cli import charts, digests, folders
-from resnest_cli.bundled import DEMO
 from resnest_cli.commands import options
 from resnest_cli.commands import training_options as training
 from resnest_cli.errors import ResNeStError
@@ -29,7 +28,6 @@ from resnest_cli.terminal import (
 from resnest_cli.training.folder import HELD_OUT, OPTIONS, SKIPPED, STATE, RunFolder
 from resnest_cli.training.prepare import Found, find, parts, unreadable, write_held_out
 from resnest_cli.training.recipe import Recipe, check_used, make_recipe
-from resnest_cli.variants import get_variant
 from resnest_cli.writers import printable
 
 if TYPE_CHECKING:
@@ -187,13 +185,12 @@ def _chosen(values: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     names = (*_NETWORK, "val", "val_share", "no_check", "teacher", *_RECIPE)
     given = {name: values[name] for name in names}
     given |= {name: given[name] or None for name in ("scratch", "no_check", "teacher")}
-    if given["model"] not in (None, DEMO):
-        given["model"] = get_variant(given["model"]).name
+    given["model"] = options.own_name(given["model"])
     if values["resume"] and (kept := folder.kept(given)):
         paths = {name: kept[name] and Path(kept[name]) for name in ("weights", "val")}
         given = kept | paths | {"teacher": [Path(file) for file in kept["teacher"] or ()]}
     else:
-        given["model"] = options.chosen_model(given["model"], given["weights"])
+        given["model"] = options.own_name(options.chosen_model(given["model"], given["weights"]))
     return given | {"val_share": given["val_share"] or _HELD_OUT_SHARE}
 
 

@@ -99,6 +99,12 @@ class RunFolder:
         for name in {*there, *([SKIPPED] if skipped else [])} - set(self._own(there, weights)):
             (self.path / name).unlink(missing_ok=True)
 
+    def _are_others(self, weights: Path | None, digest: str | None) -> bool:
+        """Whether weights have another digest; of files that the run writes none can tell."""
+        if not (weights and digest and weights.is_file()) or self._own(_RECORD, weights):
+            return False
+        return digests.of(weights) != digest
+
     def _own(self, there: Sequence[str], weights: Path | None) -> list[str]:
         """Those of its files that a run begins from."""
         return [n for n in there if weights and (self.path / n).resolve() == weights.resolve()]
@@ -141,9 +147,8 @@ class RunFolder:
             for name, value in given.items()
             if value is not None and name not in anew and value != kept.get(name)
         ]
-        weights = given["weights"]
-        if weights and weights.is_file() and kept.get(_DIGEST) not in (None, digests.of(weights)):
-            differing.append(f"other weights than '{weights}'")
+        if self._are_others(given["weights"], kept.get(_DIGEST)):
+            differing.append(f"other weights than '{given['weights']}'")
         if differing:
             raise UsageError(
                 f"the run in '{self}' was begun with {'; '.join(differing)}\n"

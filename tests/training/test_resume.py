@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -176,6 +177,13 @@ def test_what_is_given_again_is_no_difference(tmp_path):
     begun |= {"model": "resnest50", "epochs": 20, "batch_size": 64, "balance": False}
     folder.keep(begun)
     nothing = dict.fromkeys(begun)
+    own = tmp_path / "best.safetensors"  # which the run itself makes another file of
+    folder.keep(begun | {"weights": tmp_path / "run.json"})
+    own.write_text("changed")
+    assert folder.kept(nothing | {"weights": own})["weights"] == own
+    with pytest.raises(UsageError, match="other weights"):
+        folder.kept(nothing | {"weights": Path(__file__)})
+    folder.keep(begun)
     assert folder.kept(nothing) == begun
     assert folder.kept(nothing | {"epochs": 20, "batch_size": 64}) == begun
     assert folder.kept(nothing | {"no_check": True}) == begun | {"no_check": True}
