@@ -46,7 +46,7 @@ class Classifier:
             which is downloaded once.
         weights: a local checkpoint instead of the published one.
         labels: a file of class names, one a line; default: the checkpoint's, else ImageNet-1k's.
-        preprocess: `default`, `hub` or `paper`.
+        preprocess: `default`, `hub`, `paper` or `squash`.
         crop: pixels that the network sees, each way, 32 to 2048; default: as `preprocess` says.
         resize: pixels of the short side that they are cut out of; default: in the same ratio.
         top_k: predictions per picture, 1 to the number of classes; default: 5, or all where

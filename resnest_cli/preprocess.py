@@ -1,11 +1,12 @@
 """How a picture becomes what the network sees: one specification, two renderings that agree.
 
 `Preprocessing` runs on Pillow and NumPy; `Preprocessing.as_torchvision` gives the same steps, the
-same to the bit, as a torchvision pipeline. Three are in use for the same weights:
+same to the bit, as a torchvision pipeline. Four are in use for the same weights:
 
 - `default`: resize the short side, then cut out the centre, as timm does for each variant;
 - `hub`: the same with 256, 224 and bilinear for every variant, as on the PyTorch Hub page;
-- `paper`: cut out the centre first, then resize it, as the authors' evaluation script does.
+- `paper`: cut out the centre first, then resize it, as the authors' evaluation script does;
+- `squash`: squeeze the whole picture into a square, as timm does with its crop mode of that name.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-PREPROCESSINGS = ("default", "hub", "paper")
+PREPROCESSINGS = ("default", "hub", "paper", "squash")
 INTERPOLATIONS = ("bilinear", "bicubic")
 HUB_CROP = 224  # pixels, for every variant
 _PAPER_BORDER = 32  # pixels by which the authors' resize is more than their crop
@@ -58,6 +59,7 @@ class Preprocessing:
     crop_first: bool = False  # cut out first and resize then
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of R, G, B on the scale 0 to 1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    squash: bool = False  # resize both sides to `resize`, whatever shape the picture has
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """An RGB picture of any size to the network's view of it, (crop, crop, 3), 0 to 255."""
@@ -89,7 +91,8 @@ class Preprocessing:
             geometry = [v2.Lambda(self._cropped)]
         else:
             mode = v2.InterpolationMode(self.interpolation)
-            geometry = [v2.Resize(self.resize, interpolation=mode), v2.CenterCrop(self.crop)]
+            size = [self.resize] * (2 if self.squash else 1)  # of one, the short side's
+            geometry = [v2.Resize(size, interpolation=mode), v2.CenterCrop(self.crop)]
         # v2's own conversion multiplies by 1/255, which differs from dividing in the last bit
         pipeline: Callable[[Image.Image], Tensor] = v2.Compose(
             [*geometry, transforms.ToTensor(), v2.Normalize(self.mean, self.std)]
@@ -100,6 +103,8 @@ class Preprocessing:
         """One phrase for people: the name and what it does."""
         if self.crop_first:
             steps = f"centre {self.crop}/{self.resize}, resized to {self.crop}"
+        elif self.squash:
+            steps = f"squeeze to {self.resize} x {self.resize}, crop {self.crop}"
         else:
             steps = f"resize {self.resize}, crop {self.crop}"
         return f"{self.name} ({steps}, {self.interpolation})"
@@ -115,6 +120,7 @@ class Preprocessing:
         Raises:
             ValueError: a value is missing or absurd.
         """
+        values = {"squash": False, **values}  # which early checkpoints don't tell
         if missing := [f.name for f in fields(cls) if f.name not in values]:
             raise ValueError(f"the preprocessing lacks {', '.join(missing)}")
         known = {f.name: values[f.name] for f in fields(cls)}
@@ -136,7 +142,7 @@ class Preprocessing:
         Raises:
             UsageError: the name is not one of `PREPROCESSINGS`.
         """
-        if name == "default":
+        if name in ("default", self.name):
             return self
         if name == "hub":
             return replace(
@@ -146,6 +152,7 @@ class Preprocessing:
                 resize=256,
                 interpolation="bilinear",
                 crop_first=False,
+                squash=False,
             )
         if name == "paper":
             return replace(
@@ -154,7 +161,10 @@ class Preprocessing:
                 resize=self.crop + _PAPER_BORDER,
                 interpolation="bicubic",
                 crop_first=True,
+                squash=False,
             )
+        if name == "squash":
+            return replace(self, name=name, resize=self.crop, crop_first=False, squash=True)
         raise UsageError(f"no preprocessing is called '{name}'; use {', '.join(PREPROCESSINGS)}")
 
     def sized(self, crop: int | None, resize: int | None) -> Preprocessing:
@@ -193,6 +203,8 @@ class Preprocessing:
 
     def resized_size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height behind the resize, rounded as torchvision rounds them, in pixels."""
+        if self.squash:
+            return self.resize, self.resize
         short, long = sorted((width, height))
         resized = (self.resize, int(self.resize * long / short))
         return resized if width <= height else resized[::-1]

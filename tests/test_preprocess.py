@@ -100,6 +100,25 @@ def test_hub_and_paper_on_drawn_pictures(pictures):
     assert all(equal(variant.preprocessing.named("paper")(p), paper(p, 224)) for p in pictures)
 
 
+@pytest.mark.parametrize("variant", WITH_TIMM, ids=lambda v: v.name)
+def test_squash_is_timms_crop_mode(variant, pictures):
+    config = timm.data.resolve_data_config(timm.create_model(variant.alias).pretrained_cfg)
+    for crop_pct, view in (
+        (1.0, variant.preprocessing.named("squash")),
+        (0.5, variant.preprocessing.named("squash").sized(None, 2 * variant.preprocessing.crop)),
+    ):
+        reference = timm.data.create_transform(
+            **config | {"crop_pct": crop_pct, "crop_mode": "squash"}
+        )
+        assert all(equal(view(p), reference(p)) for p in pictures)
+
+
+def test_early_checkpoints_do_not_tell_of_squash():
+    told = get_variant("resnest50").preprocessing.as_dict()
+    del told["squash"]
+    assert Preprocessing.from_dict(told) == get_variant("resnest50").preprocessing
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     short=st.integers(1, 60),
@@ -142,7 +161,7 @@ def test_normalisation_in_the_engine_is_the_same_to_the_bit(legacy_checkpoint, p
 
 
 def test_names():
-    with pytest.raises(UsageError, match="default, hub, paper"):
+    with pytest.raises(UsageError, match="default, hub, paper, squash"):
         get_variant("resnest50").preprocessing.named("center")
 
 
@@ -176,8 +195,9 @@ def test_sizes_that_nobody_asks_for_are_taken_as_they_are():
 
 def test_dict_and_back():
     for variant in VARIANTS:
-        ours = variant.preprocessing.named("paper")
-        assert Preprocessing.from_dict(ours.as_dict()) == ours
+        for name in PREPROCESSINGS:
+            ours = variant.preprocessing.named(name)
+            assert Preprocessing.from_dict(ours.as_dict()) == ours
 
 
 @pytest.mark.parametrize(

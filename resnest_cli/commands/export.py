@@ -52,6 +52,7 @@ def export(
         Literal["fp32", "fp16"],
         typer.Option(help="Type of the weights in a .safetensors file; fp16 halves it."),
     ] = "fp32",
+    preprocess: options.Preprocess = "default",
     crop: options.Crop = None,
     resize: options.Resize = None,
     overwrite: Annotated[
@@ -98,7 +99,7 @@ def export(
         loaded = load_state(
             name, weights=weights, offline=offline, on_progress=bar if shown else None
         )
-    view = loaded.card.preprocessing.sized(crop, resize)
+    view = loaded.card.preprocessing.named(preprocess).sized(crop, resize)
     loaded = loaded._replace(card=replace(loaded.card, preprocessing=view))
     if average:
         from resnest_cli.model.average import average as blend

@@ -71,10 +71,11 @@ LabelsFile = Annotated[
     ),
 ]
 Preprocess = Annotated[
-    Literal["default", "hub", "paper"],
+    Literal["default", "hub", "paper", "squash"],
     typer.Option(
         help="default: resize and centre crop as timm does for the variant; hub: 256, 224, "
-        "bilinear for all, as PyTorch Hub; paper: crop first, as the authors' evaluation.",
+        "bilinear for all, as PyTorch Hub; paper: crop first, as the authors' evaluation; "
+        "squash: squeeze the whole picture into a square, so that nothing at its edges is lost.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -91,7 +92,8 @@ Resize = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Pixels of the short side that the centre of --crop pixels is cut out of, to 4096. "
+        help="Pixels of the short side (squash: of both) that the centre of --crop pixels is cut "
+        "out of, to 4096. "
         r"\[default: in the same ratio to --crop as the network's]",
         rich_help_panel=_MODEL,
     ),
