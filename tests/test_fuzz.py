@@ -1,4 +1,4 @@
-"""A minute of what fuzz/decode.py does for as long as one likes."""
+"""Half a minute of what fuzz/decode.py does for as long as one likes."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-SECONDS = int(os.environ.get("RESNEST_TEST_FUZZ", "60"))
+SECONDS = int(os.environ.get("RESNEST_TEST_FUZZ", "30"))
 
 
 def test_no_input_gives_more_than_a_picture_or_a_reason(tmp_path):
