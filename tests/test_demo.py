@@ -18,15 +18,15 @@ def test_it_is_small_and_says_what_it_is():
     card = Classifier("demo").card
     assert (card.name, card.num_classes) == ("demo", 10)
     assert card.labels.names[:3] == ("airplane", "automobile", "bird")
-    assert card.recipe == json.loads((DEMO / "9-summary.json").read_text())["recipe"]
-    assert card.origin.startswith("blend, 0.4 of it")  # the tenth run's
-    assert (card.preprocessing.crop, card.preprocessing.resize) == (96, 98)
+    assert card.recipe == json.loads((DEMO / "12-summary.json").read_text())["recipe"]
+    view = card.preprocessing
+    assert (view.crop, view.resize, view.squash) == (96, 98, True)
     assert card.tool_version <= __version__
 
 
 def test_its_page_says_what_its_record_says():
     page = (ROOT / "docs" / "demo.md").read_text()
-    for number in (9, 10):
+    for number in (11, 12):
         summary = json.loads((DEMO / f"{number}-summary.json").read_text())
         check_told(page, summary)
 
@@ -46,7 +46,7 @@ def test_photographs():
     truths = dict(csv.reader((DEMO / "photographs.csv").read_text().splitlines()[1:]))
     results = list(Classifier("demo").stream(folder / name for name in truths))
     right = [r.top1.label == truth for r, truth in zip(results, truths.values(), strict=True)]
-    assert sum(right) / len(right) >= 0.63  # docs/demo.md says how far that is
+    assert sum(right) / len(right) >= 0.65  # docs/demo.md says how far that is
 
 
 def test_pictures_of_the_kind_it_learned():
