@@ -26,6 +26,8 @@ from resnest_cli.training.recipe import Recipe, make_recipe
 from resnest_cli.training.trainer import Trainer
 from resnest_cli.variants import Architecture, get_variant
 
+AHEAD = 8  # batches that are decoded while workers start, or while it validates
+
 
 def network(architecture: Architecture, classes: int) -> ResNeSt:
     torch.manual_seed(0)
@@ -55,13 +57,14 @@ def bare(model: ResNeSt, crop: int, recipe: Recipe, steps: int) -> float:
 
 def trained(trainer: Trainer, steps: int) -> tuple[float, float]:
     """Pictures per second of the trainer, in the first and in the second epoch."""
-    times: list[list[float]] = [[], []]
+    noted: list[list[tuple[int, float]]] = [[], []]  # not at every step
 
     class Enough(Exception):
         pass
 
     def note(step: Step) -> None:
-        times[step.epoch - 1].append(time.perf_counter())
+        if step.step >= AHEAD:
+            noted[step.epoch - 1].append((step.step, time.perf_counter()))
         if step.epoch == 2 and step.step == step.steps:
             raise Enough
 
@@ -70,8 +73,10 @@ def trained(trainer: Trainer, steps: int) -> tuple[float, float]:
             pass
     except Enough:
         pass
-    # the first ones are decoded ahead while workers start, or while it validates
-    first, second = ((len(t) - 8) * trainer.recipe.batch_size / (t[-1] - t[7]) for t in times)
+    first, second = (
+        trainer.recipe.batch_size * (end[0] - begin[0]) / (end[1] - begin[1])
+        for begin, *_, end in noted
+    )
     return first, second
 
 
@@ -98,7 +103,7 @@ def main() -> None:
     for _ in range(a.runs):
         plain = bare(network(architecture, len(pictures.classes)), a.crop, recipe, a.steps)
         train, val = folders.split(pictures, 0.1, 0)
-        wanted = (a.steps + 8) * a.batch_size
+        wanted = (a.steps + AHEAD) * a.batch_size
         every = len(train) // wanted
         if not every:
             raise SystemExit(f"{wanted:,} pictures to train on are needed, not {len(train):,}")
