@@ -225,8 +225,8 @@ Engine = Annotated[
     Literal["auto", "torch", "openvino", "ncnn"],
     typer.Option(
         help="What runs the network; with pip install 'resnest-cli\\[fast]' auto on a CPU is "
-        "openvino, or on AMD's ncnn for 200 pictures or more in fp32; else torch. $RESNEST_ENGINE "
-        "is auto's default.",
+        "openvino, or on AMD's up to Zen 4 ncnn for 200 pictures or more in fp32; else torch. "
+        "$RESNEST_ENGINE is auto's default.",
         rich_help_panel=_MACHINE,
     ),
 ]

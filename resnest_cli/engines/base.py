@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -25,6 +26,7 @@ ENGINES = ("auto", "torch", "openvino", "ncnn")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16", "fp16")
 MANY = 200  # pictures, for which an engine may take its time to start
+_ZEN_5 = 26  # its family, as the processor tells it
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def chosen_engine(options: EngineOptions) -> str:
     if options.compiled or not cpu or options.precision == "fp16":
         return "torch"
     openvino, ncnn = (find_spec(name) is not None for name in ("openvino", "ncnn"))
-    if ncnn and options.many and options.precision == "fp32" and (_is_amd() or not openvino):
+    suits_ncnn = options.many and options.precision == "fp32"
+    if ncnn and suits_ncnn and (not openvino or quicker_by_ncnn(_processor())):
         return "ncnn"
     if openvino and options.precision != "fp32":
         from resnest_cli.engines.openvino_engine import precisions_here
@@ -137,17 +140,24 @@ def _engine_of_environment() -> str:
     return engine
 
 
-def _is_amd() -> bool:
-    """Whether AMD made the processor: on theirs ncnn was measured to be quicker than OpenVINO.
+def quicker_by_ncnn(processor: str) -> bool:
+    """Whether ncnn was measured to be quicker than OpenVINO in fp32: on AMD's up to Zen 4.
 
-    On Intel's OpenVINO was (docs/speed.md), and on others nobody measured.
+    On Zen 5 and on Intel's OpenVINO was (docs/speed.md), and on others nobody measured.
+
+    Args:
+        processor: as `/proc/cpuinfo` or `platform.processor` describe it.
     """
+    family = re.search(r"family\s*:?\s*(\d+)", processor, re.IGNORECASE)
+    return "AuthenticAMD" in processor and (family is None or int(family[1]) < _ZEN_5)
+
+
+def _processor() -> str:
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
-            maker = file.read(4096)
+            return file.read(4096)
     except OSError:
-        maker = platform.processor()
-    return "AuthenticAMD" in maker
+        return platform.processor()
 
 
 def check_card(card: ModelCard) -> None:

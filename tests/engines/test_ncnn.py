@@ -113,11 +113,31 @@ def test_many_pictures_may_go_elsewhere_than_fewer(run, tmp_path):
     assert "· openvino · cpu · fp32" in fewer.stdout
 
 
+INTEL = "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\n"
+ZEN_4 = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\n"
+
+
+@pytest.mark.parametrize(
+    ("processor", "quicker"),
+    [
+        (INTEL, False),
+        (ZEN_4, True),
+        (ZEN_4.replace("25", "26"), False),
+        ("AMD64 Family 23 Model 113 Stepping 0, AuthenticAMD", True),  # as Windows tells it
+        ("AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD", False),
+        ("AuthenticAMD", True),
+        ("arm", False),
+    ],
+)
+def test_on_which_processors_ncnn_is_quicker(processor, quicker):
+    assert base.quicker_by_ncnn(processor) is quicker
+
+
 def test_what_auto_takes(monkeypatch):
     monkeypatch.setattr(base, "_sees_gpu", lambda: False)
-    monkeypatch.setattr(base, "_is_amd", lambda: False)
+    monkeypatch.setattr(base, "_processor", lambda: INTEL)
     assert chosen_engine(EngineOptions(many=True)) == "openvino"
-    monkeypatch.setattr(base, "_is_amd", lambda: True)
+    monkeypatch.setattr(base, "_processor", lambda: ZEN_4)
     assert chosen_engine(EngineOptions(many=True)) == "ncnn"
     assert chosen_engine(EngineOptions()) == "openvino"
     assert chosen_engine(EngineOptions(many=True, precision="bf16")) != "ncnn"
