@@ -55,7 +55,7 @@ def bare(model: ResNeSt, crop: int, recipe: Recipe, steps: int) -> float:
     return steps * recipe.batch_size / (time.perf_counter() - start)
 
 
-def trained(trainer: Trainer, steps: int) -> tuple[float, float]:
+def trained(trainer: Trainer) -> tuple[float, float]:
     """Pictures per second of the trainer, in the first and in the second epoch."""
     noted: list[list[tuple[int, float]]] = [[], []]  # not at every step
 
@@ -73,6 +73,8 @@ def trained(trainer: Trainer, steps: int) -> tuple[float, float]:
             pass
     except Enough:
         pass
+    if any(len(epoch) < 2 for epoch in noted):
+        raise SystemExit("the steps are over before they can be timed: give more --steps")
     first, second = (
         trainer.recipe.batch_size * (end[0] - begin[0]) / (end[1] - begin[1])
         for begin, *_, end in noted
@@ -115,7 +117,7 @@ def main() -> None:
             preprocessing=view,
             workers=a.workers,
         )
-        rates.append((*trained(trainer, a.steps), plain))
+        rates.append((*trained(trainer), plain))
         print("trainer {:.1f}/s, then {:.1f}/s; bare loop {:.1f}/s".format(*rates[-1]), flush=True)
     for number, name in enumerate(("first", "second")):
         ratio = statistics.median(rate[number] / rate[2] for rate in rates)

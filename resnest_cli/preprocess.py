@@ -142,7 +142,7 @@ class Preprocessing:
         Raises:
             UsageError: the name is not one of `PREPROCESSINGS`.
         """
-        if name in ("default", self.name):
+        if name == "default":
             return self
         if name == "hub":
             return replace(

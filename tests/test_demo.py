@@ -19,6 +19,7 @@ def test_it_is_small_and_says_what_it_is():
     assert (card.name, card.num_classes) == ("demo", 10)
     assert card.labels.names[:3] == ("airplane", "automobile", "bird")
     assert card.recipe == json.loads((DEMO / "12-summary.json").read_text())["recipe"]
+    assert card.origin.startswith("best.safetensors, SHA-256 ")  # no longer a blend
     view = card.preprocessing
     assert (view.crop, view.resize, view.squash) == (96, 98, True)
     assert card.tool_version <= __version__
@@ -26,7 +27,7 @@ def test_it_is_small_and_says_what_it_is():
 
 def test_its_page_says_what_its_record_says():
     page = (ROOT / "docs" / "demo.md").read_text()
-    for number in (11, 12):
+    for number in (9, 10, 11, 12):
         summary = json.loads((DEMO / f"{number}-summary.json").read_text())
         check_told(page, summary)
 

@@ -106,6 +106,16 @@ def test_another_resolution_is_carried_along(run, tmp_path):
     assert (other.returncode, "for 64 pixels, not 96" in other.stderr) == (2, True)
 
 
+def test_another_preprocessing_is_carried_along(run, tmp_path):
+    file = tmp_path / "hub.safetensors"
+    done = run("export", file, "-m", "demo", "--preprocess", "hub")
+    assert done.returncode == 0, done.stderr
+    own = run("predict", EXAMPLES[0], "--weights", file)
+    assert "hub (resize 256, crop 224, bilinear)" in own.stdout
+    same = run("predict", EXAMPLES[0], "-m", "demo", "--preprocess", "hub")
+    assert same.stdout == own.stdout
+
+
 def test_a_blend_is_the_mean_of_its_parts(run, tmp_path):
     demo = load_state("demo")
     other = {k: v + 0.01 if v.is_floating_point() else v for k, v in demo.state.items()}

@@ -170,6 +170,14 @@ def test_hub_resizes_first_whatever_the_default_is():
     assert paper.named("hub") == get_variant("resnest101").preprocessing.named("hub")
 
 
+@pytest.mark.parametrize("name", ["hub", "paper", "squash"])
+def test_a_name_means_the_same_whatever_the_default_is_called(name):
+    own = get_variant("resnest50").preprocessing
+    resized = own.named(name).sized(None, 400)
+    assert resized.named("default") == resized
+    assert resized.named(name) == own.named(name)
+
+
 def test_another_resolution():
     """As timm's validation has it with --img-size and --crop-pct."""
     own = get_variant("resnest50").preprocessing
