@@ -1,4 +1,4 @@
-"""Draws the example pictures, so that there is something to classify in a fresh checkout."""
+"""Draws the example images, so that there is something to classify in a fresh checkout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Points = Sequence[tuple[float, float]]
 
 
 class Canvas:
-    """A picture to draw on, in units of a twentieth of its height; (0, 0) is its centre."""
+    """An image to draw on, in units of a twentieth of its height; (0, 0) is its centre."""
 
     def __init__(self, top: Colour, bottom: Colour) -> None:
         width, height = (side * SCALE for side in SIZE)
@@ -56,7 +56,7 @@ class Canvas:
             self.box((-14, float(y)), (14, float(y) + 0.15), (red, green, blue))
 
     def finished(self) -> Image.Image:
-        """The picture in its final size."""
+        """The image in its final size."""
         shrunk = self.image.resize(SIZE, Image.Resampling.LANCZOS)
         return shrunk.filter(ImageFilter.GaussianBlur(0.6))
 
@@ -117,12 +117,12 @@ def car() -> Image.Image:
     return c.finished()
 
 
-PICTURES: dict[str, Callable[[], Image.Image]] = {
+IMAGES: dict[str, Callable[[], Image.Image]] = {
     "aeroplane": aeroplane,
     "boat": boat,
     "car": car,
 }
 
 if __name__ == "__main__":
-    for name, draw in PICTURES.items():
+    for name, draw in IMAGES.items():
         draw().save(Path(__file__).with_name(f"{name}.jpg"), quality=90)

@@ -1,10 +1,17 @@
-"""ResNeSt (Split-Attention networks, arXiv 2004.08955) for naming pictures.
+"""Image classification with ResNeSt (Split-Attention Networks, arXiv 2004.08955).
 
-    Classifier       names pictures: a path, URL, bytes, PIL image or array
-    Result           one picture's predictions, or the reason why there are none
+    Classifier       classifies images: a path, URL, bytes, PIL image or array
+    Result           one image's predictions, or the reason why there are none
     Prediction       one class and its probability
-    load_model       a variant as a torch.nn.Module
-    list_models      the variants' names
+    PredictionJob    any inputs to rows in a file, resumable
+    evaluate         measures a model on labelled images
+    train            trains or fine-tunes a model on class folders
+    export_model     writes a model for other programs
+    load_model       a model as a torch.nn.Module
+    list_models      the models' names
+    ModelSpec, RuntimeOptions, DecodeOptions, Inputs
+                     which model, on what it runs, how images are read, and which; picklable
+    Progress         receives how far some work is
     ResNeStError     the base of every error raised on purpose
 
 Importing this package is cheap; torch is imported when something needs it.
@@ -15,33 +22,45 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from resnest_cli.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from resnest_cli.classifier import Classifier
-    from resnest_cli.errors import ResNeStError
-    from resnest_cli.model.load import load_model
-    from resnest_cli.results import Prediction, Result
-    from resnest_cli.variants import list_models
+    from resnest_cli.catalog.variants import list_models as list_models
+    from resnest_cli.engines.api import ModelSpec as ModelSpec
+    from resnest_cli.engines.api import RuntimeOptions as RuntimeOptions
+    from resnest_cli.errors import ResNeStError as ResNeStError
+    from resnest_cli.evaluation.evaluate import evaluate as evaluate
+    from resnest_cli.export.formats import export_model as export_model
+    from resnest_cli.imaging.decode_options import DecodeOptions as DecodeOptions
+    from resnest_cli.inference.classifier import Classifier as Classifier
+    from resnest_cli.inference.job import PredictionJob as PredictionJob
+    from resnest_cli.inputs.discover import Inputs as Inputs
+    from resnest_cli.model.checkpoint import load_model as load_model
+    from resnest_cli.progress import Progress as Progress
+    from resnest_cli.results import Prediction as Prediction
+    from resnest_cli.results import Result as Result
+    from resnest_cli.training.run import train as train
 
-__version__ = "0.1.0"
-
-__all__ = [
-    "Classifier",
-    "Prediction",
-    "ResNeStError",
-    "Result",
-    "__version__",
-    "list_models",
-    "load_model",
-]
 
 _HOMES = {
-    "Classifier": "classifier",
+    "Classifier": "inference.classifier",
+    "DecodeOptions": "imaging.decode_options",
+    "Inputs": "inputs.discover",
+    "ModelSpec": "engines.api",
     "Prediction": "results",
+    "PredictionJob": "inference.job",
+    "Progress": "progress",
     "ResNeStError": "errors",
     "Result": "results",
-    "list_models": "variants",
-    "load_model": "model.load",
+    "RuntimeOptions": "engines.api",
+    "evaluate": "evaluation.evaluate",
+    "export_model": "export.formats",
+    "list_models": "catalog.variants",
+    "load_model": "model.checkpoint",
+    "train": "training.run",
 }
+
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

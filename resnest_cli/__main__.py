@@ -6,10 +6,10 @@ import os
 def main() -> None:
     """Run the command line and end the process."""
     try:
-        from resnest_cli.cli import main as run
+        from resnest_cli.cli.app import main as run
 
         run()
-    except KeyboardInterrupt:  # before there was anything to interrupt
+    except KeyboardInterrupt:  # before anything was started
         os._exit(130)
 
 

@@ -1,26 +1,15 @@
-"""Everything that can go wrong on purpose, and the exit code each ends the command with.
-
-    ResNeStError                1  something could not be done at all
-    ├── UsageError              2  an option or a name is wrong
-    ├── CheckpointError         1  weights are missing, damaged or of another network
-    │   └── DownloadError       1  no address gave the file
-    ├── ImageError              -  one picture could not be read: becomes that picture's error row
-    ├── DatasetError            1  labelled pictures are not there, or not as they must be
-    ├── LabelsError             1  class names are unreadable or of the wrong number
-    ├── EngineError             1  a device, engine or precision is not to be had
-    └── OutputError             1  results cannot be written, or resumed, where they should go
-        └── ReaderGone          0  who read the results from a pipe has enough of them
-
-A message is one or two lines: what was wrong, then what to do about it.
-"""
+"""Every error raised on purpose. A message is one or two lines: what is wrong, what to do."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 
 class ResNeStError(Exception):
-    """The base of every error this package raises on purpose."""
+    """The base of every error that this package raises on purpose."""
 
-    exit_code = 1
+    exit_code = 1  # of the command that it ends
+    reported = False  # another process of the same run reports it
 
 
 class UsageError(ResNeStError):
@@ -34,30 +23,40 @@ class CheckpointError(ResNeStError):
 
 
 class DownloadError(CheckpointError):
-    """No address gave the file; the message holds each one's reason."""
+    """No address served the file; the message holds the reason of each."""
 
 
 class ImageError(ResNeStError):
-    """One picture could not be read; in a batch it becomes that picture's error row."""
+    """One image cannot be read; in a batch it becomes that image's error row."""
 
 
 class DatasetError(ResNeStError):
-    """Labelled pictures are not there, or not as training or evaluation needs them."""
+    """Labelled images are missing, or unusable for training or evaluation."""
 
 
 class LabelsError(ResNeStError):
-    """Class names are unreadable, or not as many as the network has classes."""
+    """Class names are unreadable, or their number is not the network's number of classes."""
 
 
 class EngineError(ResNeStError):
-    """A device, an engine or a precision is not to be had here."""
+    """A device, an engine or a precision is not available on this machine."""
 
 
 class OutputError(ResNeStError):
-    """Results cannot be written, or resumed, where they were asked for."""
+    """Results cannot be written or resumed where they were asked for."""
 
 
-class ReaderGone(OutputError):
-    """Whoever read the results from a pipe has closed it: no fault of anyone."""
+class BrokenPipe(OutputError):
+    """The reader of the results has closed the pipe, as `head` does: not a failure."""
 
     exit_code = 0
+
+
+def require_extra(extra: str, *packages: str) -> None:
+    """Raise `ResNeStError`, with the pip command, unless an extra's packages can be imported."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ResNeStError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed\n"
+            f"pip install 'resnest-cli[{extra}]'"
+        )

@@ -1,10 +1,11 @@
-"""Files that are either whole or not there, and folders that take them."""
+"""Files that are either whole or missing, locks, and checks of what is to be written."""
 
 from __future__ import annotations
 
+import csv
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -12,33 +13,42 @@ from typing import IO, Any
 from resnest_cli.errors import OutputError
 
 
-def is_graph(path: Path) -> bool:
-    """Whether a file is one of those that `resnest export` writes for OpenVINO to run."""
-    return path.suffix in (".onnx", ".xml")
+def check_new(path: Path, *, overwrite: bool = False, resumable: bool = False) -> None:
+    """Raise `OutputError` unless a file may be written; `resumable`: `resume` is offered."""
+    if path.is_dir():
+        raise OutputError(f"'{path}' is a folder; name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"the folder '{path.parent}' does not exist; create it first")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise OutputError(f"the folder '{path.parent}' cannot be written to")
+    if os.path.lexists(path) and not overwrite:
+        resume = "continue it with `resume`, " if resumable else ""
+        raise OutputError(
+            f"'{path}' exists already\n{resume}replace it with `overwrite`, or choose another path"
+        )
 
 
 def writable_folder(folder: Path) -> None:
-    """Make a folder where there is none; raise `OutputError` if no file can be written to it."""
+    """Make a folder if it is missing; raise `OutputError` if no file can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise OutputError(
-            f"'{folder}' cannot be written to: {error.strerror or error}\ngive another folder"
+            f"'{folder}' cannot be written to: {error.strerror or error}\nchoose another folder"
         ) from error
 
 
-def claim(file: IO[Any], name: Path) -> None:
-    """Keep a file that is open for writing to this process until it is closed.
+def lock(file: IO[Any], name: Path) -> None:
+    """Keep an open file to this process until it is closed; `OutputError` if another has it.
 
-    Without effect on Windows and on file systems that have no locks.
-
-    Raises:
-        OutputError: another process has claimed it.
+    These are fcntl's record locks, not flock's (nor the filelock package's, which are flock's):
+    those are shared with forked worker processes, so a worker that outlives a killed run would keep
+    the next run out. Without effect on Windows and on file systems that have no locks.
     """
     try:
-        import fcntl  # whose locks, other than flock's, forked processes don't share
+        import fcntl
     except ImportError:  # on Windows
         return
     try:
@@ -46,21 +56,30 @@ def claim(file: IO[Any], name: Path) -> None:
     except BlockingIOError:
         file.close()
         raise OutputError(
-            f"another run is at work in '{name}'\nwait for its end, or name another --output"
+            f"another run is writing to '{name}'\nwait until it has ended, or choose another path"
         ) from None
     except OSError:  # a file system without locks
         pass
 
 
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Keep a folder to one process; it is free again when that ends, however it does.
+def is_locked(lock: Path) -> bool:
+    """Whether a process holds a `filelock.FileLock`, as while it fills the cache folder."""
+    from filelock import FileLock, Timeout  # slow to import
 
-    Raises:
-        OutputError: another process has claimed it.
-    """
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process until it ends; `OutputError` if another has it."""
     with (folder / ".lock").open("w") as file:
-        claim(file, folder)
+        lock(file, folder)
         try:
             yield
         finally:
@@ -69,8 +88,8 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def into_place(path: Path) -> Iterator[Path]:
-    """A path beside a file to write to; renamed into the file's place once that has gone well."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A path beside a file to write to; it replaces the file at the end, unless that failed."""
     beside = path.with_name(path.name + ".part")
     try:
         yield beside
@@ -80,3 +99,14 @@ def into_place(path: Path) -> Iterator[Path]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a whole CSV file; file names that are not UTF-8 keep their bytes."""
+    with (
+        atomic_write(path) as beside,
+        beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)

@@ -1,1 +1,1 @@
-"""What runs a network: one protocol, one module an engine."""
+"""What runs a network: one protocol, one place that chooses, one module an engine."""

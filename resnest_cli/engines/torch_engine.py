@@ -7,266 +7,330 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from resnest_cli import cache
-from resnest_cli.engines.base import DEVICES, Engine, EngineOptions, check_card
+from resnest_cli import settings
+from resnest_cli.catalog.weights import Weights
+from resnest_cli.engines.api import (
+    DEVICES,
+    FEATURES,
+    LOGITS,
+    MAPS,
+    Engine,
+    RuntimeOptions,
+    check_config,
+)
 from resnest_cli.errors import EngineError, UsageError
-from resnest_cli.fetch import Progress
-from resnest_cli.model.fold import fold_batch_norm
-from resnest_cli.model.load import Loaded, build, load_state
+from resnest_cli.hardware import processors
+from resnest_cli.model.checkpoint import Checkpoint, load_checkpoint
+from resnest_cli.model.precision import DTYPES, cast_except_attention, disable_tf32
 from resnest_cli.model.resnest import ResNeSt
-from resnest_cli.model.split_attention import SplitAttention
-from resnest_cli.processors import processors
+from resnest_cli.model.surgery import fold_batch_norm
 
 log = logging.getLogger(__name__)
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_NUMBER = "(0|[1-9][0-9]*)"  # of a CUDA device
+_LIBRARIES = 2**27  # bytes of a GPU's memory that cuDNN and cuBLAS may need
+
+Pixels = NDArray[np.uint8]
+Arrays = list[NDArray[np.float32]]
+Inputs = ParamSpec("Inputs")
+Value = TypeVar("Value")
 
 
 class TorchEngine:
     """Batch norm folded into the convolutions, channels last, inference mode."""
 
     name = "torch"
-    fill: int | None = None
+    pad_to: int | None = None
 
     def __init__(
-        self, loaded: Loaded, device: str, precision: str, *, compiled: bool = False
+        self, checkpoint: Checkpoint, device: str, precision: str, *, torch_compile: bool = False
     ) -> None:
-        card = loaded.card
-        check_card(card)
-        self.card = card
-        self.weights = loaded.path
+        config = checkpoint.config
+        check_config(config)
+        self.config = config
+        self.weights = checkpoint.weights
         self.device = device
         self.precision = precision
-        # on a CPU as few as are quick: an incomplete batch is filled up, and a larger one gains
-        # nothing; in a smaller one the interpreter, which decodes besides, is in the way
-        few = 8 if precision == "fp32" else 16
-        self.batch_size = _fitting(few, card.preprocessing.crop) if device == "cpu" else 64
-        self._most: int | None = None  # pictures that memory has room for, once that was met
-        self._dtype = _DTYPES[precision]
-        network = build(loaded.state, card)
+        # on a CPU a larger batch gains nothing, and an incomplete one is padded; in a smaller one
+        # the interpreter, which also decodes, takes too much of the time
+        usual = 8 if precision == "fp32" else 16
+        crop = config.preprocessing.crop
+        self.batch_size = cpu_batch_size(usual, crop) if device == "cpu" else 64
+        self._max_batch: int | None = None  # images that memory has room for, once that is known
+        self._dtype = DTYPES[precision]
+        network = checkpoint.network()
         fold_batch_norm(network)
-        _narrow(network, self._dtype)
-        network = network.to(device).to(memory_format=torch.channels_last)
-        self._network = compiled_by_torch(network) if compiled else network
-        # what torch.compile makes was not tried in two threads at once
-        self._streams = _streams() if device == "cpu" and not compiled else []
-        self.at_once = 2 if self._streams else 1  # a half that is done begins with the next batch
-        self._mean = torch.tensor(card.preprocessing.mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(card.preprocessing.std, device=device).view(3, 1, 1)
+        cast_except_attention(network, self._dtype)
+        try:
+            network = network.to(device).to(memory_format=torch.channels_last)
+            self._mean = torch.tensor(config.preprocessing.mean, device=device).view(3, 1, 1)
+            self._std = torch.tensor(config.preprocessing.std, device=device).view(3, 1, 1)
+            # CUDA divides by a number as a product with its rounded inverse, by a tensor exactly
+            self._white = torch.tensor(255.0, device=device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise _too_little_memory(device, config.name) from error
+        forward: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]] = _WithFeatures(network)
+        self._forward = compiled_by_torch(forward) if torch_compile else forward
+        self._cpu = _CpuThreads(parallel=not torch_compile) if device == "cpu" else None
+        # cuDNN plans again in each thread that calls it, which costs some 60 ms
+        self._gpu = None if self._cpu else ThreadPoolExecutor(1, thread_name_prefix="torch")
+        # on a GPU the next batch is ready when one is done
+        self.max_in_flight = self._cpu.count if self._cpu else 2
 
-    @classmethod
-    def open(cls, options: EngineOptions, on_progress: Progress | None = None) -> Engine:
-        """Load a network, on several devices if so named; errors say why it can't be."""
-        devices = resolve_devices(options.device)
-        loaded = load_state(
-            options.model, weights=options.weights, offline=options.offline, on_progress=on_progress
-        )
-        loaded = loaded._replace(card=loaded.card.at_crop(options.crop))
-        engines = [
-            cls(loaded, device, options.precision, compiled=options.compiled) for device in devices
-        ]
-        return engines[0] if len(engines) == 1 else SeveralEngines(engines)
+    def run(self, pixels: Pixels, outputs: Sequence[str] = (LOGITS,)) -> Arrays:
+        """Images (N, crop, crop, 3), 0 to 255, to the named outputs, each with N first.
 
-    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pictures (N, crop, crop, 3), 0 to 255, to logits (N, classes).
-
-        Where the device's memory is too small, in parts, half as large until they fit.
+        If the device has too little memory, in parts, half as large until they fit.
 
         Raises:
-            EngineError: not even one picture fits.
+            EngineError: one image alone does not fit.
         """
-        parts: list[NDArray[np.float32]] = []
+        parts: list[Arrays] = []
         start = 0
         while start < len(pixels):
-            part = pixels[start : start + (self._most or len(pixels))]
-            try:
-                parts.append(self._logits(part))
-                start += len(part)
+            part = pixels[start : start + (self._max_batch or len(pixels))]
+            if (computed := self._run_if_it_fits(part, outputs)) is None:
+                self._max_batch = len(part) // 2
+                log.warning(
+                    "%s has too little memory for batches of %d images; continuing with %d",
+                    self.device, len(part), self._max_batch,
+                )  # fmt: skip
+                if self.device.startswith("cuda"):
+                    torch.cuda.empty_cache()
                 continue
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(part) == 1:
-                    raise EngineError(
-                        f"{self.device} has not enough memory for one picture of {self.card.name}; "
-                        "use a smaller variant or --device cpu"
-                    ) from error
-            self._most = len(part) // 2
-            log.warning(
-                "%s has not enough memory for %d pictures at once; going on with %d",
-                self.device, len(part), self._most,
-            )  # fmt: skip
-            if self.device.startswith("cuda"):
-                torch.cuda.empty_cache()
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            parts.append(computed)
+            start += len(part)
+        return _joined(parts)
 
-    def _logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if self._streams and len(pixels) > 1:
-            parts = even_parts(pixels, len(self._streams))
-            under_way = [
-                stream.submit(self._forward, part)
-                for stream, part in zip(self._streams, parts, strict=True)
-            ]
-            return np.concatenate([part.result() for part in under_way])[: len(pixels)]
-        if self.device == "cpu":
-            return self._forward(pixels)
-        with exact(self.precision):
-            return self._forward(pixels)
+    def _run_if_it_fits(self, pixels: Pixels, outputs: Sequence[str]) -> Arrays | None:
+        """The outputs of a batch; None if memory is too small for it, but not for one image.
+
+        What the failed attempt holds on the device is free again once this has returned.
+        """
+        try:
+            return self._run(pixels, outputs)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(pixels) > 1:
+                return None
+            raise _too_little_memory(self.device, f"one image of {self.config.name}") from error
+
+    def _run(self, pixels: Pixels, outputs: Sequence[str]) -> Arrays:
+        if self._cpu:
+            return self._cpu.run(lambda part: self._infer(part, outputs), pixels)
+        assert self._gpu
+        with disable_tf32():
+            return self._gpu.submit(self._infer, pixels, outputs).result()
 
     @torch.inference_mode()
-    def _forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits: Tensor = self._network(self._input(pixels))
-        array: NDArray[np.float32] = logits.float().cpu().numpy()
-        return array
+    def _infer(self, pixels: Pixels, outputs: Sequence[str]) -> Arrays:
+        found = dict(zip((LOGITS, FEATURES, MAPS), self._forward(self._input(pixels)), strict=True))
+        return [found[name].float().cpu().contiguous().numpy() for name in outputs]
 
-    def _input(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def _input(self, pixels: Pixels) -> Tensor:
         """What `Preprocessing.normalise` gives, to the bit, in memory already channels last."""
-        stored = torch.from_numpy(pixels)
+        stored = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
         if self.device.startswith("cuda"):
             stored = stored.pin_memory().to(self.device, non_blocking=True)
         wide = stored.to(self.device).permute(0, 3, 1, 2).float()
-        return wide.div_(255).sub_(self._mean).div_(self._std).to(self._dtype)
+        return wide.div_(self._white).sub_(self._mean).div_(self._std).to(self._dtype)
 
 
-class SeveralEngines:
-    """The same network on several devices; a batch is shared out among them in even parts."""
+class _WithFeatures(nn.Module):
+    """A network that gives logits, pooled features and the last feature maps."""
+
+    def __init__(self, network: ResNeSt) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, 3, H, W) to (N, classes), (N, channels) and (N, channels, H / 32, W / 32)."""
+        fc = self.network.fc
+        assert isinstance(fc, nn.Linear)  # see `check_config`
+        maps = self.network.forward_features(x)
+        features = maps.mean((2, 3), dtype=fc.weight.dtype)  # fp32 for 16-bit maps
+        return fc(features), features, maps
+
+
+class _CpuThreads:
+    """Threads that compute: two, for the halves of a batch, or one; each has all the processors.
+
+    The halves of a batch in two threads are a tenth faster in bf16 than the whole batch in one, and
+    no slower in fp32. With half of the processors each they would round differently from a lone
+    image. One thread computes everything if the number of processors is odd or without `parallel`:
+    torch.compile's code is not known to run in two threads.
+    """
+
+    def __init__(self, *, parallel: bool) -> None:
+        count = min(torch.get_num_threads(), processors())  # torch ignores a container's quota
+        self._whole = _thread(count)
+        halves = 2 if parallel and count % 2 == 0 else 0
+        self._halves = [_thread(count) for _ in range(halves)]
+        self.count = 2 if self._halves else 1  # a half that is done starts with the next batch
+
+    def run(self, infer: Callable[[Pixels], Arrays], pixels: Pixels) -> Arrays:
+        """The outputs of `infer` for a batch."""
+        if not self._halves or len(pixels) == 1:
+            return self._whole.submit(infer, pixels).result()
+        parts = split_padded(pixels, len(self._halves))
+        futures = [half.submit(infer, part) for half, part in zip(self._halves, parts, strict=True)]
+        return _joined([future.result() for future in futures], len(pixels))
+
+
+def _thread(processors: int) -> ThreadPoolExecutor:
+    """One thread whose torch operations use that many processors.
+
+    torch's setting is of the thread that makes it, and of threads that first compute later: so
+    those get the present one back.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="torch")
+    before = torch.get_num_threads()
+    thread.submit(torch.get_num_threads).result()  # else it takes over a later setting
+    thread.submit(torch.set_num_threads, processors).result()
+    torch.set_num_threads(before)
+    return thread
+
+
+class MultiDeviceEngine:
+    """The same network on several devices; each gets an equal part of a batch."""
 
     name = "torch"
-    fill: int | None = None
-    at_once = 1
+    pad_to: int | None = None
+    max_in_flight = 1
 
     def __init__(self, engines: Sequence[TorchEngine]) -> None:
         self._engines = engines
         self._threads = ThreadPoolExecutor(len(engines), thread_name_prefix="device")
         self.device = ",".join(engine.device for engine in engines)
         self.precision = engines[0].precision
-        self.card = engines[0].card
+        self.config = engines[0].config
         self.weights = engines[0].weights
         self.batch_size = sum(engine.batch_size for engine in engines)
 
-    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pictures (N, crop, crop, 3), 0 to 255, to logits (N, classes)."""
-        parts = even_parts(pixels, len(self._engines))
-        with exact(self.precision):  # here, as the threads would undo it for one another
-            logits = list(self._threads.map(lambda e, part: e.run(part), self._engines, parts))
-        return np.concatenate(logits)[: len(pixels)]
+    def run(self, pixels: Pixels, outputs: Sequence[str] = (LOGITS,)) -> Arrays:
+        """Images (N, crop, crop, 3), 0 to 255, to the named outputs, each with N first."""
+        parts = split_padded(pixels, len(self._engines))
+        futures = [
+            self._threads.submit(engine.run, part, outputs)
+            for engine, part in zip(self._engines, parts, strict=True)
+        ]
+        return _joined([future.result() for future in futures], len(pixels))
 
 
-def _fitting(few: int, crop: int) -> int:
-    """Pictures for a step on a CPU, where so few of a usual size are right."""
+def open_torch(weights: Weights, runtime: RuntimeOptions, *, crop: int | None = None) -> Engine:
+    """Load a network onto a device, or onto several; `crop` is in pixels.
+
+    Raises:
+        UsageError: no device has that name.
+        EngineError: the device is not available.
+        CheckpointError: the weights are damaged or of another network.
+    """
+    devices = resolve_devices(runtime.device)
+    checkpoint = load_checkpoint(weights)
+    checkpoint = checkpoint._replace(config=checkpoint.config.at_crop(crop))
+    engines = [
+        TorchEngine(checkpoint, device, runtime.precision, torch_compile=runtime.torch_compile)
+        for device in devices
+    ]
+    return engines[0] if len(engines) == 1 else MultiDeviceEngine(engines)
+
+
+def cpu_batch_size(usual: int, crop: int) -> int:
+    """Images per step on a CPU, where `usual` suits crops of up to 256 pixels."""
     if crop <= 256:
-        return few
-    return max(int(few / 4 * min((448 / crop) ** 2, 1)), 1)
+        return usual
+    return max(int(usual / 4 * min((448 / crop) ** 2, 1)), 1)
 
 
-def even_parts(pixels: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
-    """Pictures in so many parts of one size, as sizes round differently; the last is filled up."""
+def split_padded(pixels: Pixels, count: int) -> list[Pixels]:
+    """Images in `count` parts of equal size, as sizes round differently; the last is padded."""
     missing = -len(pixels) % count
     return np.split(np.concatenate([pixels, *[pixels[-1:]] * missing]), count)
 
 
-def _streams() -> list[ThreadPoolExecutor]:
-    """Two threads that have half the processors each, for the halves of a batch.
+def _joined(parts: Sequence[Arrays], count: int | None = None) -> Arrays:
+    """The outputs of a batch's parts as those of the batch: its first `count` images."""
+    if len(parts) == 1:
+        return parts[0]
+    return [np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True)]
 
-    On two processors that was a tenth quicker in bf16 than the whole batch on both, and no slower
-    in fp32. Of an odd number one would be left over: there are no streams then.
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had too little memory.
+
+    cuDNN and cuBLAS need some beside torch's, and report any fault at all where it is missing.
     """
-    threads = min(torch.get_num_threads(), processors())  # torch knows nothing of containers
-    torch.set_num_threads(threads)
-    if threads % 2:
-        return []
-    streams = [ThreadPoolExecutor(1, thread_name_prefix="torch") for _ in range(2)]
-    for stream in streams:  # it holds for the thread that says it, and for threads not yet begun
-        stream.submit(torch.set_num_threads, threads // 2).result()
-    torch.set_num_threads(threads)
-    return streams
+    words = ("out of memory", "not enough memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+    if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words):
+        return True
+    libraries = any(word in str(error) for word in ("CUDNN_STATUS_", "CUBLAS_STATUS_"))
+    return libraries and torch.cuda.mem_get_info()[0] < _LIBRARIES
 
 
-def exact(precision: str) -> AbstractContextManager[None]:
-    """fp32 means fp32: no TF32 in convolutions; it holds for the whole process."""
-    cudnn = torch.backends.cudnn
-    return cudnn.flags(
-        enabled=cudnn.enabled,
-        benchmark=cudnn.benchmark,
-        deterministic=cudnn.deterministic,
-        allow_tf32=cudnn.allow_tf32 and precision != "fp32",
+def _too_little_memory(device: str, what: str) -> EngineError:
+    return EngineError(
+        f"{device} has too little memory for {what}; other programs may be using it\n"
+        "use a smaller variant, another `device`, or `device=cpu`"
     )
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the machine, had too little memory."""
-    words = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in words)
+def compiled_by_torch(network: Callable[Inputs, Value]) -> Callable[Inputs, Value]:
+    """A network compiled by torch, which takes a minute or so at each new batch size.
 
+    The generated code is stored in the cache folder, not in one where others can write.
 
-def _narrow(network: ResNeSt, dtype: torch.dtype) -> None:
-    """Bring a network to a precision, in place, but for what looks at pooled maps.
-
-    That is a thousandth of the work, and where rounding tells: attention is a matter of small
-    differences between pooled maps, and logits that are rounded to 8 bits tie.
+    The result raises `EngineError` if torch cannot compile.
     """
-    network.to(dtype)
-    network.fc.float()
-    for module in network.modules():
-        if isinstance(module, SplitAttention):
-            module.fc1.float()
-            module.fc2.float()
-
-
-def compiled_by_torch(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A network compiled by torch, which takes a minute or so when it first meets a batch size.
-
-    What it generates and runs is kept in the cache folder, not in a folder that others can fill.
-    What is returned raises `EngineError` where torch cannot compile.
-    """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.home() / "inductor"))
-    fast: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False)
-
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.inductor_folder()))
+    fast: Callable[Inputs, Value] = torch.compile(network, dynamic=False)
     worked = False
 
-    def run(pixels: Tensor) -> Tensor:
+    def run(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Value:
         nonlocal worked
         try:
-            logits = fast(pixels)
+            outputs = fast(*args, **kwargs)
             worked = True
-            return logits
+            return outputs
         except RuntimeError as error:
             if worked or is_out_of_memory(error):
                 raise
             line = str(error).strip().splitlines()[0][:200]
-            raise EngineError(f"torch cannot compile here: {line}\nleave out --compile") from error
+            raise EngineError(f"torch cannot compile here: {line}\nleave out `compile`") from error
 
     return run
 
 
 def resolve_devices(device: str) -> list[str]:
-    """The devices that a name or a list such as `cuda:0,1` means; see `resolve_device`."""
-    if not re.fullmatch("cuda:[0-9]+(,[0-9]+)+", device):
+    """The devices that a name or a list such as `cuda:0,1` stands for; see `resolve_device`."""
+    if not re.fullmatch(f"cuda:{_NUMBER}(,{_NUMBER})+", device):
         return [resolve_device(device)]
     numbers = device.removeprefix("cuda:").split(",")
     if len(set(numbers)) < len(numbers):
-        raise UsageError(f"'{device}' names a device twice")
+        raise UsageError(f"`device={device}` names a device twice")
     return [resolve_device(f"cuda:{number}") for number in numbers]
 
 
 def resolve_device(device: str) -> str:
-    """The device that a name means here: `auto` is cuda, else mps, else cpu.
+    """The device that a name stands for here: `auto` is cuda, else mps, else cpu.
 
     Raises:
-        UsageError: no device is called that.
-        EngineError: it is not to be had.
+        UsageError: no device has that name.
+        EngineError: it is not available.
     """
-    if not re.fullmatch("auto|cpu|mps|cuda(:[0-9]+)?", device):
+    if not re.fullmatch(f"auto|cpu|mps|cuda(:{_NUMBER})?", device):
         raise UsageError(
-            f"no device is called '{device}'; use {', '.join(DEVICES)}, cuda:N "
-            "or, to predict, several: cuda:0,1"
+            f"`device` must be one of {', '.join(DEVICES)}, cuda:N or, to predict, several as "
+            f"cuda:0,1, not '{device}'"
         )
     kind, _, number = device.partition(":")
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -274,10 +338,11 @@ def resolve_device(device: str) -> str:
         return "cuda" if cuda else "mps" if mps else "cpu"
     if kind == "cuda" and not cuda:
         raise EngineError(
-            "this PyTorch sees no CUDA device; use --device cpu, or see 'resnest doctor'"
+            f"PyTorch finds no CUDA device for `device={device}`; use `device=cpu`, or see "
+            "'resnest doctor'"
         )
-    if number and int(number) >= torch.cuda.device_count():
-        raise EngineError(f"there are {torch.cuda.device_count()} CUDA devices; {device} is none")
+    if number and int(number) >= (count := torch.cuda.device_count()):
+        raise EngineError(f"`device={device}` does not exist; {count} CUDA devices are visible")
     if kind == "mps" and not mps:
-        raise EngineError("this PyTorch sees no Apple GPU; use --device cpu")
+        raise EngineError("PyTorch finds no Apple GPU for `device=mps`; use `device=cpu`")
     return device

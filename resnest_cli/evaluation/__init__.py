@@ -1,1 +1,1 @@
-"""Evaluation: truths matched to classes, metrics, and the report of both."""
+"""Measuring a model on labelled images: metrics, reports, calibration, published figures."""

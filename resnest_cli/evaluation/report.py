@@ -1,11 +1,12 @@
-"""An evaluation in words and files: a summary, JSON, CSV, charts, a sheet of mistakes."""
+"""An evaluation, its report (a summary, JSON, CSV files, charts), and calibration by it."""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,240 +14,282 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli import charts
-from resnest_cli.decoding import Decoding
-from resnest_cli.evaluation.metrics import Metrics, Share, log_softmax, ranks_of
-from resnest_cli.files import into_place
-from resnest_cli.labels import Labels
-from resnest_cli.preprocess import Preprocessing
-from resnest_cli.sources import as_source
-from resnest_cli.variants import VARIANTS
-from resnest_cli.writers import printable
+from resnest_cli.catalog.config import ModelConfig
+from resnest_cli.catalog.labels import Labels, numbered
+from resnest_cli.catalog.weights import Weights
+from resnest_cli.errors import OutputError, UsageError, require_extra
+from resnest_cli.evaluation.metrics import (
+    Metrics,
+    Proportion,
+    fit_temperature,
+    log_softmax,
+    measure,
+    ranks_of,
+)
+from resnest_cli.evaluation.published import Agreement
+from resnest_cli.files import atomic_write, check_new, writable_folder, write_csv
+from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
+from resnest_cli.inputs.source import as_source
+from resnest_cli.outputs import charts
+from resnest_cli.progress import SUMMARY
+from resnest_cli.text import printable
+
+log = logging.getLogger(__name__)
 
 FILES = (
     "metrics.json", "per_class.csv", "confusion.csv", "confusion.png", "reliability.png",
     "mistakes.csv", "mistakes.jpg", "predictions.csv", "failed.csv",
 )  # fmt: skip
-IMAGENET_VALIDATION = 50_000  # pictures
-_SAME = 0.001  # of two top-1 on those same pictures: decoders differ by less
+MISTAKES = 36  # images on the sheet by default
+_MOST_CLASSES = 30  # in the summary
+_FEW = 100  # images, to fit a temperature to
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """A measured top-1 against the published one."""
+class FittedTemperature:
+    """A temperature (arXiv 1706.04599), and metrics on the images that it was fitted to."""
 
-    reason: str  # in words
-    published: float | None = None  # 0 to 1
-    source: str | None = None  # who published it
-    agrees: bool | None = None  # None: they cannot be compared
+    temperature: float  # the divisor of the logits
+    loss_before: float
+    loss_after: float
+    error_before: float  # expected calibration error, 0 to 1
+    error_after: float
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A network's answers on labelled pictures, and what they come to."""
+    """A model's outputs on labelled images, and their metrics."""
 
-    network: str  # `Classifier.describe`
-    labels: Labels
+    network: str  # one line: model, preprocessing, engine, device, precision
+    weights: Weights
+    config: ModelConfig  # with the class names and the preprocessing that were used
     paths: Sequence[str]
-    logits: NDArray[np.float32]  # (pictures, classes)
-    truths: NDArray[np.int64]  # (pictures)
+    logits: NDArray[np.float32]  # (N, classes)
+    labels: NDArray[np.int64]  # (N), class indices
     metrics: Metrics
-    failed: Sequence[tuple[str, str]] = ()  # path and reason
-    agreement: Agreement | None = None
-    temperature: dict[str, float] | None = None
+    failed: Sequence[tuple[str, str]] = ()  # path and reason of each image that cannot be read
+    agreement: Agreement | None = None  # with the published top-1
+    temperature: FittedTemperature | None = None
+    decode: DecodeOptions = DEFAULT
+
+    @property
+    def class_names(self) -> Labels:
+        """The names of the network's classes."""
+        return self.config.labels or numbered(self.config.num_classes)
+
+    def mistakes(self) -> list[int]:
+        """Indices of the images that were classified wrongly, the most confident first."""
+        confidence = log_softmax(self.logits).max(1)
+        wrong = np.flatnonzero(self.logits.argmax(1) != self.labels)
+        return [int(i) for i in wrong[np.argsort(-confidence[wrong], kind="stable")]]
 
     def as_json(self) -> dict[str, Any]:
-        """Every figure, for machines; shares are 0 to 1."""
+        """All metrics as plain values; fractions are 0 to 1."""
         m = self.metrics
         c = m.calibration
+        bins = zip(c.confidence, c.accuracy, c.counts, strict=True)
         return {
             "network": self.network,
-            "pictures": m.pictures,
+            "images": m.images,
             "failed": [{"path": printable(p), "error": reason} for p, reason in self.failed],
-            "top1": vars(m.top1),
-            "top5": vars(m.top5),
+            "top1": asdict(m.top1),
+            "top5": asdict(m.top5),
             "loss": m.loss,
             "brier": m.brier,
-            "macro": dict(zip(("precision", "recall", "f1"), m.macro, strict=True)),
+            "macro": asdict(m.macro),
             "calibration": {
                 "expected_error": c.expected_error,
                 "maximum_error": c.maximum_error,
                 "bins": [
-                    {"confidence": float(p), "accuracy": float(a), "pictures": int(n)}
-                    for p, a, n in zip(c.confidence, c.accuracy, c.counts, strict=True)
+                    {"confidence": float(p), "accuracy": float(a), "images": int(n)}
+                    for p, a, n in bins
                 ],
             },
-            "published": vars(self.agreement) if self.agreement else None,
-            "temperature": self.temperature,
+            "published": asdict(self.agreement) if self.agreement else None,
+            "temperature": asdict(self.temperature) if self.temperature else None,
             "classes": self._per_class(),
         }
 
-    def _per_class(self) -> list[dict[str, Any]]:
-        p = self.metrics.per_class
-        wnids = self.labels.wnids
-        return [
-            {
-                "index": index,
-                "wnid": wnids[index] if wnids else None,
-                "label": name,
-                "precision": float(p.precision[index]),
-                "recall": float(p.recall[index]),
-                "f1": float(p.f1[index]),
-                "support": int(p.support[index]),
-            }
-            for index, name in enumerate(self.labels.names)
-        ]
-
-    def mistakes(self) -> list[int]:
-        """Indices of the pictures named wrongly, the most confident first."""
-        confidence = log_softmax(self.logits).max(1)
-        wrong = np.flatnonzero(self.logits.argmax(1) != self.truths)
-        return [int(i) for i in wrong[np.argsort(-confidence[wrong], kind="stable")]]
-
-    def write(self, folder: Path, *, mistakes: int, decoding: Decoding) -> None:
-        """Every file of `FILES` into a folder; `mistakes` pictures at most on the sheet."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            (folder / name).unlink(missing_ok=True)
-        names = [printable(name) for name in self.labels.names]
-        with into_place(folder / "metrics.json") as path:
-            text = json.dumps(self.as_json(), indent=2, ensure_ascii=False)
-            path.write_text(text + "\n", encoding="utf-8")
-        _csv(folder / "per_class.csv", [list(r.values()) for r in self._per_class()],
-             ["index", "wnid", "label", "precision", "recall", "f1", "support"])  # fmt: skip
-        matrix = self.metrics.confusion
-        rows = ([name, *map(int, row)] for name, row in zip(self.labels.names, matrix, strict=True))
-        _csv(folder / "confusion.csv", rows, ["true \\ predicted", *self.labels.names])
-        there = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
-        charts.draw_confusion(
-            folder / "confusion.png", matrix[np.ix_(there, there)], [names[i] for i in there]
-        )
-        c = self.metrics.calibration
-        charts.draw_reliability(
-            folder / "reliability.png",
-            confidence=c.confidence.tolist(),
-            accuracy=c.accuracy.tolist(),
-            counts=c.counts.tolist(),
-            error=c.expected_error,
-        )
-        self._write_pictures(folder, names, mistakes, decoding)
-        if self.failed:
-            _csv(folder / "failed.csv", self.failed, ["path", "error"])
-
-    def _write_pictures(
-        self, folder: Path, names: Sequence[str], mistakes: int, decoding: Decoding
-    ) -> None:
-        confidence = np.exp(log_softmax(self.logits).max(1))
-        predicted, ranks = self.logits.argmax(1), ranks_of(self.logits, self.truths)
-        head = ["path", "true", "predicted", "confidence", "rank_of_true"]
-        labels = self.labels.names
-
-        def row(i: int) -> list[Any]:
-            guess, true = labels[predicted[i]], labels[self.truths[i]]
-            return [self.paths[i], true, guess, f"{confidence[i]:.6g}", int(ranks[i]) + 1]
-
-        wrong = self.mistakes()
-        _csv(folder / "predictions.csv", map(row, range(len(self.paths))), head)
-        _csv(folder / "mistakes.csv", map(row, wrong), head)
-        if shown := wrong[:mistakes]:
-            charts.draw_contact_sheet(
-                folder / "mistakes.jpg",
-                [
-                    (
-                        partial(as_source(self.paths[i]).load, decoding),
-                        names[self.truths[i]],
-                        f"{names[predicted[i]]} {confidence[i]:.0%}",
-                    )
-                    for i in shown
-                ],
-            )
-
-    def summary(self, *, classes: int = 30) -> list[str]:
-        """Lines for people; of more than `classes` classes those with the lowest F1."""
+    def summary(self) -> list[str]:
+        """Lines for people; of more than 30 classes those with the lowest F1."""
         m = self.metrics
-        precision, recall, f1 = m.macro
-        lines = [
-            f"top-1      {_percent(m.top1)}",
-            f"top-5      {_percent(m.top5)}" if len(self.labels) > 5 else "",
-            f"macro      precision {precision:.2%}, recall {recall:.2%}, F1 {f1:.2%}",
+        c, macro = m.calibration, m.macro
+        lines = [f"top-1      {_percent(m.top1)}"]
+        if len(self.class_names) > 5:
+            lines.append(f"top-5      {_percent(m.top5)}")
+        lines += [
+            f"macro      precision {macro.precision:.2%}, recall {macro.recall:.2%}, "
+            f"F1 {macro.f1:.2%}",
             f"loss       {m.loss:.4f}, Brier score {m.brier:.4f}",
-            f"calibration error  expected {m.calibration.expected_error:.2%}, "
-            f"of the worst bin {m.calibration.maximum_error:.2%}",
+            f"calibration error  expected {c.expected_error:.2%}, maximum {c.maximum_error:.2%}",
         ]
         if a := self.agreement:
             known = f"{a.published:.3%}: " if a.published else ""
             lines.append(f"published  {known}{a.reason}")
         if t := self.temperature:
             lines.append(
-                f"temperature {t['temperature']:.4f}: loss {t['loss_before']:.4f} to "
-                f"{t['loss_after']:.4f}, expected calibration error {t['error_before']:.2%} to "
-                f"{t['error_after']:.2%}, on the pictures it was fitted to"
+                f"temperature {t.temperature:.4f}: loss {t.loss_before:.4f} to {t.loss_after:.4f}, "
+                f"expected calibration error {t.error_before:.2%} to {t.error_after:.2%}, on the "
+                "images it was fitted to"
             )
-        return [line for line in lines if line] + self._class_lines(classes)
+        return lines + self._class_lines()
 
-    def _class_lines(self, limit: int) -> list[str]:
-        p = self.metrics.per_class
-        there = [int(i) for i in np.flatnonzero(p.support)]
-        worst = sorted(there, key=lambda i: float(p.f1[i]))[:limit]
-        shown = there if len(there) <= limit else worst
-        width = max(len(printable(self.labels.names[i])) for i in shown)
-        width = min(max(width, 5), 40)
-        title = "class" if len(there) <= limit else f"lowest {limit} of {len(there):,} classes"
-        lines = ["", f"{title:<{width}}  precision  recall      F1  pictures"]
+    def write(
+        self, folder: str | os.PathLike[str], *, mistakes: int = MISTAKES, overwrite: bool = False
+    ) -> None:
+        """Write the report: every file of `FILES` that applies.
+
+        Args:
+            folder: made if it is missing.
+            mistakes: images on the contact sheet of mistakes, at most.
+            overwrite: replace an evaluation that the folder holds.
+
+        Raises:
+            OutputError: the folder cannot be written to, or holds an evaluation.
+        """
+        folder = Path(folder)
+        check_report_folder(folder, overwrite=overwrite)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        with atomic_write(folder / "metrics.json") as path:
+            text = json.dumps(self.as_json(), indent=2, ensure_ascii=False)
+            path.write_text(text + "\n", encoding="utf-8")
+        per_class = self._per_class()
+        write_csv(folder / "per_class.csv", list(per_class[0]), [r.values() for r in per_class])
+        self._write_confusion(folder)
+        c = self.metrics.calibration
+        charts.draw_reliability(
+            folder / "reliability.png",
+            confidence=c.confidence,
+            accuracy=c.accuracy,
+            counts=c.counts,
+            error=c.expected_error,
+        )
+        self._write_predictions(folder, mistakes)
+        if self.failed:
+            write_csv(folder / "failed.csv", ["path", "error"], self.failed)
+
+    def calibrate(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Evaluation:
+        """Fit a temperature on these images, and write the calibrated checkpoint.
+
+        The images should be such that the model was not trained on, and will not be measured on.
+        The last layer is divided by the temperature, which the checkpoint's config records; so
+        top-1 and the order of the classes stay the same.
+
+        Args:
+            path: the checkpoint, a .safetensors file.
+            overwrite: replace a file that exists.
+
+        Returns:
+            This evaluation with its `temperature`; its metrics are those before calibration.
+
+        Raises:
+            UsageError: the path is not a .safetensors file, or the model is an exported graph.
+            OutputError: the file exists, or cannot be written.
+        """
+        from resnest_cli.model.checkpoint import write_calibrated  # imports torch
+
+        path = Path(path)
+        check_calibration(self.weights, path, overwrite=overwrite)
+        temperature = fit_temperature(self.logits, self.labels)
+        if len(self.labels) < _FEW or not 0.02 < temperature < 50:
+            log.warning("a temperature fitted to so few images, or so few mistakes, is unreliable")
+        write_calibrated(self.weights.path, self.config, path, temperature)
+        log.log(SUMMARY, "'%s' written, with a temperature of %.4f", path, temperature)
+        before = self.metrics
+        bins = len(before.calibration.counts)
+        after = measure(self.logits / temperature, self.labels, bins=bins)
+        fitted = FittedTemperature(
+            temperature,
+            loss_before=before.loss,
+            loss_after=after.loss,
+            error_before=before.calibration.expected_error,
+            error_after=after.calibration.expected_error,
+        )
+        return replace(self, temperature=fitted)
+
+    def _per_class(self) -> list[dict[str, Any]]:
+        names, wnids = self.class_names.names, self.class_names.wnids
+        metrics = vars(self.metrics.per_class)  # precision, recall, f1, support
+        return [
+            {"index": index, "wnid": wnids[index] if wnids else None, "label": name}
+            | {metric: values[index].item() for metric, values in metrics.items()}
+            for index, name in enumerate(names)
+        ]
+
+    def _class_lines(self) -> list[str]:
+        p, names = self.metrics.per_class, self.class_names.names
+        used = [int(i) for i in np.flatnonzero(p.support)]
+        shown, title = used, "class"
+        if len(used) > _MOST_CLASSES:
+            shown = sorted(used, key=lambda i: float(p.f1[i]))[:_MOST_CLASSES]
+            title = f"lowest {_MOST_CLASSES} of {len(used):,} classes"
+        width = min(max(5, *(len(printable(names[i])) for i in shown)), 40)
+        lines = ["", f"{title:<{width}}  precision  recall      F1  images"]
         for i in shown:
-            name = printable(self.labels.names[i])[:width]
             lines.append(
-                f"{name:<{width}}  {p.precision[i]:>9.2%} {p.recall[i]:>7.2%} {p.f1[i]:>7.2%}"
-                f"  {p.support[i]:>8,}"
+                f"{printable(names[i])[:width]:<{width}}  {p.precision[i]:>9.2%} "
+                f"{p.recall[i]:>7.2%} {p.f1[i]:>7.2%}  {p.support[i]:>8,}"
             )
         return lines
 
+    def _write_confusion(self, folder: Path) -> None:
+        """The whole matrix as CSV, and as a chart the classes that were true or predicted."""
+        matrix, names = self.metrics.confusion, self.class_names.names
+        rows = ([name, *map(int, row)] for name, row in zip(names, matrix, strict=True))
+        write_csv(folder / "confusion.csv", ["true \\ predicted", *names], rows)
+        used = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
+        shown = [printable(names[i]) for i in used]
+        charts.draw_confusion(folder / "confusion.png", matrix[np.ix_(used, used)], shown)
 
-def compare_with_published(
-    name: str, preprocessing: Preprocessing, metrics: Metrics, *, labelled_as_imagenet: bool
-) -> Agreement | None:
-    """Whether a top-1 measured on ImageNet is the published one; None for other networks.
+    def _write_predictions(self, folder: Path, mistakes: int) -> None:
+        """Every image and its top-1 class, the mistakes alone, and a sheet of the worst ones."""
+        confidence = np.exp(log_softmax(self.logits).max(1))
+        predicted, ranks = self.logits.argmax(1), ranks_of(self.logits, self.labels)
+        head = ["path", "true", "predicted", "confidence", "rank_of_true"]
+        names = self.class_names.names
 
-    All 1000 classes must be there. On the whole validation set the figures must agree to 0.1 per
-    cent; on a part of it, the published one must lie in the measured one's 95 % interval.
-    """
-    variant = next((v for v in VARIANTS if v.name == name), None)
-    if variant is None or not labelled_as_imagenet:
-        return None
-    if missing := int((metrics.per_class.support == 0).sum()):
-        return Agreement(f"not compared, as {missing:,} of ImageNet's 1,000 classes are not there")
-    figures = {
-        "default": (variant.accuracy.timm, "timm"),
-        "paper": (variant.accuracy.authors, "the authors"),
-    }
-    named = variant.preprocessing.named
-    known = [n for n, (figure, _) in figures.items() if figure]
-    published, source = next((figures[n] for n in known if named(n) == preprocessing), (None, ""))
-    if published is None:
-        others = [f"--preprocess {n}" for n in known]
-        return Agreement(
-            "nobody did for this preprocessing and resolution; there is a figure for "
-            f"{' and '.join(others)}, without --crop and --resize"
+        def row(i: int) -> list[Any]:
+            classes = names[self.labels[i]], names[predicted[i]]
+            return [self.paths[i], *classes, f"{confidence[i]:.6g}", int(ranks[i]) + 1]
+
+        def on_sheet(i: int) -> charts.Tile:
+            load = partial(as_source(self.paths[i]).load, self.decode)
+            guess = f"{printable(names[predicted[i]])} {confidence[i]:.0%}"
+            return load, printable(names[self.labels[i]]), guess
+
+        wrong = self.mistakes()
+        write_csv(folder / "predictions.csv", head, map(row, range(len(self.paths))))
+        write_csv(folder / "mistakes.csv", head, map(row, wrong))
+        if shown := wrong[:mistakes]:
+            charts.draw_contact_sheet(folder / "mistakes.jpg", list(map(on_sheet, shown)))
+
+
+def check_report_folder(folder: Path, *, overwrite: bool = False) -> None:
+    """Raise `OutputError` if a report cannot be written to a folder; make the folder."""
+    require_extra("train", "matplotlib")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"`output` must be a folder; '{folder}' is a file")
+    if (folder / "metrics.json").exists() and not overwrite:
+        raise OutputError(
+            f"'{folder}' holds an evaluation already\n"
+            "replace it with `overwrite`, or choose another folder"
         )
-    value, found = published / 100, metrics.top1
-    whole = metrics.pictures == IMAGENET_VALIDATION
-    agrees = abs(value - found.value) <= _SAME if whole else found.low <= value <= found.high
-    bound = "within 0.1 %" if whole else "in the 95 % interval of this part of it"
-    reason = f"{'agrees' if agrees else 'does NOT agree'} with {source} ({bound})"
-    if not agrees:
-        reason += "; are these ImageNet's validation pictures, and the published weights?"
-    return Agreement(reason, value, source, bool(agrees))
+    writable_folder(folder)
 
 
-def _percent(share: Share) -> str:
-    return f"{share.value:.2%}  (95 %: {share.low:.2%} to {share.high:.2%})"
+def check_calibration(weights: Weights, path: Path, *, overwrite: bool = False) -> None:
+    """Raise `UsageError` or `OutputError` if a calibrated checkpoint cannot be written."""
+    if weights.is_graph:
+        raise UsageError(
+            f"`calibrate` needs the checkpoint that '{weights.path}' was exported from: the "
+            "weights of a graph are fixed"
+        )
+    if path.suffix != ".safetensors":
+        raise UsageError(f"`calibrate` must be a .safetensors file, not '{path}'")
+    check_new(path, overwrite=overwrite)
+    writable_folder(path.parent)
 
 
-def _csv(path: Path, rows: Iterable[Sequence[Any]], head: Sequence[str]) -> None:
-    with (
-        into_place(path) as beside,
-        beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(head)
-        writer.writerows(rows)
+def _percent(fraction: Proportion) -> str:
+    return f"{fraction.value:.2%}  (95 %: {fraction.low:.2%} to {fraction.high:.2%})"

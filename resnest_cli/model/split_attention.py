@@ -1,9 +1,11 @@
 """Split attention (section 3.1 of the ResNeSt paper, arXiv 2004.08955).
 
-One 3x3 convolution gives `radix` times the channels; what comes out is `radix` splits of the same
-feature map. A small network looks at the splits' sum, pooled over space, and weighs the splits
-channel by channel; the weights of one channel sum to 1 over the splits. With radix 1 there is
-nothing to weigh against: the weight is a sigmoid, as in a squeeze-and-excitation network.
+Differences from a plain 3x3 convolution:
+
+- it gives `radix` times the channels, that is `radix` splits of the feature map;
+- a small network sees the sum of the splits, pooled over space, and weights the splits channel by
+  channel: the weights of one channel sum to 1 over the splits;
+- with radix 1 there is one split, and its weight is a sigmoid, as in squeeze-and-excitation.
 
 The channels are laid out radix-major (appendix of the paper): first all groups of split 1, then
 all groups of split 2. So one grouped convolution serves all `cardinality` groups at once.
@@ -18,12 +20,12 @@ from torch import Tensor, nn
 
 
 class SplitAttention(nn.Module):
-    """A 3x3 convolution whose `radix` splits are weighed by attention.
+    """A 3x3 convolution whose `radix` splits are weighted by attention.
 
     Args:
-        channels: channels that go in and come out; a multiple of `cardinality`.
+        channels: input and output channels; a multiple of `cardinality`.
         radix: splits per group; 1 gives squeeze-and-excitation.
-        cardinality: groups that work apart from each other.
+        cardinality: independent groups.
         reduction: the attention network's inner width is `channels * radix / reduction`,
             but at least 32.
     """
@@ -33,7 +35,7 @@ class SplitAttention(nn.Module):
     ) -> None:
         super().__init__()
         inner = max(channels * radix // reduction, 32)
-        inner += -inner % cardinality  # whole groups, at widths that nobody published
+        inner += -inner % cardinality  # whole groups, at widths that are not published
         self.radix = radix
         self.cardinality = cardinality
         self.conv = nn.Conv2d(
@@ -49,22 +51,23 @@ class SplitAttention(nn.Module):
         """Feature maps (N, channels, H, W) to feature maps of the same shape."""
         maps = self.relu(self.bn0(self.conv(x)))  # (N, radix * channels, H, W)
         splits = maps.chunk(self.radix, 1)  # radix times (N, channels, H, W)
-        total, wide = reduce(add, splits), self.fc1.weight.dtype  # of the maps or more exact
-        pooled = total.mean((2, 3), keepdim=True, dtype=wide)  # (N, channels, 1, 1)
+        total = reduce(add, splits)  # (N, channels, H, W)
+        dtype = self.fc1.weight.dtype  # the attention stays in fp32 where the maps are 16-bit
+        pooled = total.mean((2, 3), keepdim=True, dtype=dtype)  # (N, channels, 1, 1)
         logits = self.fc2(self.relu(self.bn1(self.fc1(pooled))))  # (N, radix * channels, 1, 1)
-        weights = self.attention(logits).to(maps.dtype).chunk(self.radix, 1)
-        weighed: Tensor = reduce(add, map(mul, splits, weights))
-        return weighed
+        weights = self.attention(logits).to(maps.dtype).chunk(self.radix, 1)  # one for each split
+        weighted: Tensor = reduce(add, map(mul, splits, weights))  # (N, channels, H, W)
+        return weighted
 
     def attention(self, logits: Tensor) -> Tensor:
-        """Weights, radix-major, of attention logits, cardinality-major.
+        """Attention logits to weights, both (N, radix * channels, 1, 1), in another order.
 
-        `fc2` is grouped, so the logits of one group stand together: (group, split, channel). The
-        feature maps stand (split, group, channel). Both are (N, radix * channels, 1, 1).
+        `fc2` is grouped, so logits are ordered (group, split, channel); feature maps, and so the
+        weights, are ordered (split, group, channel).
         """
         if self.radix == 1:
             return logits.sigmoid()
         n, channels = logits.shape[:2]
-        each = channels // (self.cardinality * self.radix)
+        each = channels // (self.cardinality * self.radix)  # channels of one split of one group
         grouped = logits.reshape(n, self.cardinality, self.radix, each)
         return grouped.softmax(2).transpose(1, 2).reshape(n, channels, 1, 1)

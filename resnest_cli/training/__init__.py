@@ -1,1 +1,1 @@
-"""Training: the recipe, augmented pictures, the loop, several processes, and the record of it."""
+"""Training and fine-tuning: recipe, data, loop, several processes, and the record of a run."""

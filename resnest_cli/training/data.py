@@ -1,159 +1,157 @@
-"""Labelled pictures as batches, the same whatever the number of workers and processes.
+"""Labelled images as batches, the same for any number of decoding processes.
 
-Every random choice is a function of the seed, the epoch and the picture's place in it. So a run
-that goes on in the midst of an epoch draws what it would have drawn, and nothing else has to be
-stored for that.
+Every random choice is a function of the seed, the epoch and the image's place in it. So a run that
+is resumed within an epoch draws what it would have drawn, and no generator's state is stored.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from resnest_cli.decoding import Decoding
+from resnest_cli.datasets.class_folders import LabelledImages
 from resnest_cli.errors import DatasetError, ImageError
-from resnest_cli.folders import LabelledPictures
-from resnest_cli.sources import as_source
-from resnest_cli.training.augment import View
-from resnest_cli.writers import printable
+from resnest_cli.imaging.decode_options import DEFAULT
+from resnest_cli.inputs.source import as_source
+from resnest_cli.text import printable
+from resnest_cli.training.transforms import ImageTransform, mix_seed, seeded
 
-_TRIES = 10  # pictures that may have gone bad in a row since they were checked
-_SMALL = 64 * 64  # pixels of a picture that is kept once it is decoded ...
-_KEPT = 2**28  # ... and bytes for all those, in each process that decodes
+log = logging.getLogger(__name__)
+
+_MOST_SUBSTITUTIONS = 10  # images in a row that may have become unreadable since the check
+
+
+class Sample(NamedTuple):
+    """One image."""
+
+    pixels: NDArray[np.uint8]  # (crop, crop, 3)
+    target: int  # class index
+    substituted: str | None = None  # an unreadable image that this one stands in for, and why
 
 
 class Batch(NamedTuple):
-    """Pixels uint8 (N, 3, crop, crop), class indices (N), and what could not be read."""
+    """The images of one step in one process."""
 
-    pixels: Tensor
-    targets: Tensor
-    lost: list[str]  # pictures for which a neighbour stands in
-
-
-Sample = tuple[NDArray[np.uint8], int, str | None]  # pixels, class, what could not be read
+    pixels: Tensor  # uint8 (N, 3, crop, crop), channels last in memory
+    targets: Tensor  # class indices (N)
+    substituted: list[str]
 
 
-class Pictures(Dataset[Sample]):
-    """Decoded and transformed pictures; asked for by (place in the epoch's order, index).
+class ImageDataset(Dataset[Sample]):
+    """Decoded and transformed images, by (place among all that the run draws, index)."""
 
-    Small ones may be kept once they are decoded, which takes longer than all that follows.
-    """
-
-    def __init__(
-        self, pictures: LabelledPictures, view: View, seed: int, *, keep: bool = False
-    ) -> None:
-        self.pictures = pictures
-        self.view = view
+    def __init__(self, images: LabelledImages, transform: ImageTransform, seed: int) -> None:
+        self.images = images
+        self.transform = transform
         self.seed = seed
-        self._kept: dict[int, Image.Image] = {}
-        self._room = _KEPT if keep else 0
 
     def __getitem__(self, drawn: tuple[int, int]) -> Sample:
         place, index = drawn
-        torch.default_generator.manual_seed(_mixed(self.seed, place))  # the CPU only: it is quicker
-        lost = None
-        for following in range(_TRIES):
-            at = (index + following) % len(self.pictures.paths)
+        substituted = None
+        for offset in range(_MOST_SUBSTITUTIONS):
+            at = (index + offset) % len(self.images)
+            path = self.images.paths[at]
             try:
-                image = self._decoded(at)
+                image = as_source(path).load(DEFAULT)
             except ImageError as error:
-                lost = lost or f"'{printable(self.pictures.paths[at])}': {error}"
-                continue  # it went bad since it was checked: its neighbour stands in
-            return self.view(image), self.pictures.targets[at], lost
-        raise DatasetError(f"{_TRIES} pictures in a row cannot be read, the first {lost}")
-
-    def _decoded(self, at: int) -> Image.Image:
-        if at in self._kept:
-            return self._kept[at]
-        image = as_source(self.pictures.paths[at]).load(Decoding())
-        pixels = image.width * image.height
-        size = 4 * pixels + 1024
-        if pixels <= _SMALL and size <= self._room:
-            self._room -= size
-            image.info = {}  # profiles and the like, which may be larger than the pixels
-            self._kept[at] = image
-        return image
+                substituted = substituted or f"'{printable(path)}': {error}"
+                continue
+            with seeded(mix_seed(self.seed, place)):
+                pixels = np.asarray(self.transform(image))
+            return Sample(pixels, self.images.targets[at], substituted)
+        raise DatasetError(
+            f"{_MOST_SUBSTITUTIONS} images in a row cannot be read, the first {substituted}"
+        )
 
 
-class Order:
-    """Which pictures one process sees in an epoch, batch by batch: a sampler of (place, index)."""
+class EpochSampler:
+    """Which of `length` images a process gets in an epoch, batch by batch, as (place, index)."""
 
-    def __init__(self, length: int, batch_size: int, seed: int, *, part: int, parts: int) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
-        self.part, self.parts = part, parts
-        self.epoch, self.first = 0, 0  # where the next iteration begins: epoch, batch
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch, self.first = 0, 0  # where the next iteration starts: epoch, batch
 
     def __len__(self) -> int:
         return -(-self.length // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """This process's share of each batch; the last is filled up from the epoch's beginning."""
+        """This process's part of each batch; the last batch is filled from the epoch's start."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(self.length)
-        order = np.resize(order, len(self) * self.batch_size)
-        share = self.batch_size // self.parts
+        order = np.resize(rng.permutation(self.length), len(self) * self.batch_size)
+        size = self.batch_size // self.world_size
         for number in range(self.first, len(self)):
-            start = number * self.batch_size + self.part * share
+            start = number * self.batch_size + self.rank * size
             offset = self.epoch * len(order)
-            yield [(offset + i, int(order[i])) for i in range(start, start + share)]
+            yield [(offset + i, int(order[i])) for i in range(start, start + size)]
 
 
-def training_batches(dataset: Pictures, order: Order, *, workers: int) -> DataLoader[Any]:
-    """Batches in an `Order`, decoded ahead by worker processes."""
-    return DataLoader(
-        dataset,
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=_collate,
-        persistent_workers=workers > 0,
-        worker_init_fn=_stand_apart,
-        prefetch_factor=4 if workers else None,
-        pin_memory=torch.cuda.is_available(),
-    )
+def batches_in_order(
+    length: int, batch_size: int, *, rank: int = 0, world_size: int = 1
+) -> list[list[tuple[int, int]]]:
+    """Batches that hold every image once, distributed over the processes."""
+    own = [(0, index) for index in range(rank, length, world_size)]
+    return [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
 
 
-def validation_batches(
-    dataset: Pictures, batch_size: int, *, workers: int, part: int, parts: int
+def loader(
+    dataset: Dataset[Sample],
+    batches: Iterable[list[tuple[int, int]]],
+    *,
+    workers: int,
+    lasting: bool = False,
+    pin_memory: bool = False,
 ) -> DataLoader[Any]:
-    """Every picture once, shared out among `parts` processes."""
-    mine = [(0, index) for index in range(part, len(dataset.pictures), parts)]
+    """Batches that `workers` processes decode ahead; `lasting` ones stay between epochs."""
     return DataLoader(
         dataset,
-        batch_sampler=[mine[i : i + batch_size] for i in range(0, len(mine), batch_size)],
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_stand_apart,
+        persistent_workers=lasting and workers > 0,
+        worker_init_fn=init_worker,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # otherwise the global one is drawn from
     )
 
 
-def _collate(samples: list[Sample]) -> Batch:
-    pixels, targets, lost = zip(*samples, strict=True)
-    lasting = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # channels last in memory
-    return Batch(lasting, torch.tensor(targets), [name for name in lost if name])
+def with_warnings(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches, with a warning for each image that became unreadable since it was checked."""
+    try:
+        for batch in batches:
+            for image in batch.substituted:
+                log.warning("%s; the next image stands in for it", image)
+            yield batch
+    except DatasetError as error:  # from a worker it comes with that one's traceback
+        _, _, reason = str(error).strip().splitlines()[-1].rpartition("DatasetError: ")
+        raise DatasetError(reason) from error
 
 
-def _stand_apart(_: int) -> None:
-    """Signals to the whole group are for the main process, which ends its workers in good order."""
+def init_worker(_: int) -> None:
+    """Leave signals to the whole group to the main process, which ends its workers in order."""
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _mixed(seed: int, place: int) -> int:
-    """Two numbers to one seed, so that neighbours have nothing in common (splitmix64)."""
-    z = (seed * 0x9E3779B97F4A7C15 + place * 0xBF58476D1CE4E5B9 + 1) & (2**64 - 1)
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-    return (z ^ (z >> 31)) >> 1
+def _collate(samples: list[Sample]) -> Batch:
+    pixels = torch.from_numpy(np.stack([sample.pixels for sample in samples]))
+    targets = torch.tensor([sample.target for sample in samples])
+    substituted = [sample.substituted for sample in samples if sample.substituted]
+    return Batch(pixels.permute(0, 3, 1, 2), targets, substituted)

@@ -1,17 +1,19 @@
-"""One run on several processes, as `torchrun` starts them, with the result of one.
+"""One run on several processes, as `torchrun` starts them, with the result of one process.
 
-What a process computes alone is shared where that matters: gradients by DistributedDataParallel,
-batch norms' statistics here, dropout's mask by drawing it for the whole batch in each.
+What depends on the whole batch is computed over the processes: gradients are averaged by
+DistributedDataParallel, the statistics of batch norms are computed here, and dropout's mask is
+drawn for the whole batch in each process. So the result is that of one process within rounding,
+except that MixUp and CutMix mix images with neighbours in the same process.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from inspect import signature
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -25,108 +27,94 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Processes:
+class DistContext:
     """This process's place among those of a run."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     local_rank: int = 0  # on its machine
 
     @classmethod
-    def join(cls, device: str) -> Processes:
-        """Join the processes that `torchrun` started; alone, where it didn't."""
-        count = int(os.environ.get("WORLD_SIZE", "1"))
-        if count == 1:
+    def join(cls, device: str) -> DistContext:
+        """Join the processes that `torchrun` started, if it did, until this process ends."""
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        if world_size == 1:
             return cls()
         if not dist.is_initialized():
             backend = "nccl" if device.startswith("cuda") else "gloo"
-            # the others wait while one looks through the pictures
+            # the others wait while the first one checks the images
             dist.init_process_group(backend, timeout=timedelta(hours=12))
-        return cls(dist.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
+            atexit.register(_leave)  # to join once more is not reliable
+        return cls(dist.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")))
 
     def own_device(self, device: str) -> str:
-        """The device of this process: of several GPUs each process takes its own.
-
-        Raises:
-            UsageError: there are fewer GPUs than processes on this machine.
-        """
-        if self.count == 1 or not device.startswith("cuda"):
+        """The device of this process: each takes a GPU of its own; `UsageError` if it has none."""
+        if self.world_size == 1 or not device.startswith("cuda"):
             return device
-        if self.local_rank >= (there := torch.cuda.device_count()):
+        if self.local_rank >= (available := torch.cuda.device_count()):
             raise UsageError(
-                f"each process needs a GPU of its own, and there are {there} here\n"
-                f"use --nproc-per-node {there}, or --device cpu"
+                f"each process needs a GPU of its own, and this machine has {available}\n"
+                "start fewer processes with torchrun, or use `device=cpu`"
             )
         torch.cuda.set_device(self.local_rank)
         return f"cuda:{self.local_rank}"
 
-    def __enter__(self) -> Processes:
-        """Nothing is left to do: they have been joined."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Part from the others."""
-        if self.count > 1 and dist.is_initialized():
-            dist.destroy_process_group()
-
     @property
-    def leads(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and logs."""
         return self.rank == 0
 
-    def check_batch(self, batch_size: int, *, pairs: bool) -> None:
-        """Raise `UsageError` unless a batch can be shared out evenly, in pairs if asked."""
-        parts = self.count * (2 if pairs and self.count > 1 else 1)
-        if batch_size % parts:
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raise `UsageError` unless a batch can be distributed evenly."""
+        if batch_size % self.world_size:
             raise UsageError(
-                f"--batch-size is for all {self.count} processes together and must be a multiple "
-                f"of {parts}, not {batch_size}"
+                f"`batch_size` is for all {self.world_size} processes together and must be a "
+                f"multiple of {self.world_size}, not {batch_size}"
             )
 
-    def share(self, network: nn.Module) -> nn.Module:
+    def wrap_ddp(self, network: nn.Module) -> nn.Module:
         """The network with its gradients averaged over the processes."""
-        if self.count == 1:
-            return network
-        # batch norms' statistics are the same in all processes already; the option has two names
-        known = signature(DistributedDataParallel).parameters
-        sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        unsynced: dict[str, Any] = {sync: False}
-        return DistributedDataParallel(network, **unsynced)
+        return DistributedDataParallel(network) if self.world_size > 1 else network
 
-    def total(self, values: Tensor) -> Tensor:
-        """The sum over the processes."""
-        if self.count > 1:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        """The sum over the processes, computed in place."""
+        if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
-    def agree(self, value: Callable[[], T]) -> T:
-        """What `value` gives, or the error that it raises, in the process that leads."""
-        if self.count == 1:
+    def broadcast_from_main(self, value: Callable[[], T]) -> T:
+        """What `value` returns or raises in the main process, which alone calls it."""
+        if self.world_size == 1:
             return value()
-        agreed: list[tuple[T | None, ResNeStError | None]] = [(None, None)]
-        if self.leads:
+        outcome: list[tuple[T | None, ResNeStError | None]] = [(None, None)]
+        if self.is_main:
             try:
-                agreed = [(value(), None)]
+                outcome = [(value(), None)]
             except ResNeStError as error:
-                agreed = [(None, error)]
-        dist.broadcast_object_list(agreed)
-        result, failure = agreed[0]
+                outcome = [(None, error)]
+        dist.broadcast_object_list(outcome)
+        result, failure = outcome[0]
         if failure:
             raise failure
         return cast("T", result)
 
     def any(self, flag: bool, device: str) -> bool:
         """Whether the flag is set in any of the processes."""
-        if self.count == 1:
+        if self.world_size == 1:
             return flag
-        return bool(self.total(torch.tensor(float(flag), device=device)))
+        return bool(self.all_reduce_sum(torch.tensor(float(flag), device=device)))
 
 
-ALONE = Processes()
+SINGLE_PROCESS = DistContext()
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over the processes, through which gradients flow: theirs are summed as well."""
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """The sum over the processes; its gradient is the sum of the processes' gradients."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
@@ -142,23 +130,19 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-def _sum(values: Tensor) -> Tensor:
-    total: Tensor = _Sum.apply(values)
-    return total
-
-
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the pictures of all processes; torch's own does that on GPUs only."""
+    """Batch norm over the images of all processes, on CPUs: nn.SyncBatchNorm needs GPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature maps (N, C, H, W) to feature maps of the same shape."""
         if not self.training:
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        count = _sum(wide.new_tensor(wide.numel() / wide.shape[1]))
-        mean = _sum(wide.sum((0, 2, 3))) / count
+        total: Callable[[Tensor], Tensor] = _AllReduceSum.apply
+        count = total(wide.new_tensor(wide.numel() / wide.shape[1]))
+        mean = total(wide.sum((0, 2, 3))) / count
         centred = wide - mean[:, None, None]
-        variance = _sum(centred.square().sum((0, 2, 3))) / count
+        variance = total(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             momentum = self.momentum or 0.1
             unbiased = variance * count / (count - 1)
@@ -174,9 +158,9 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 class SharedDropout(nn.Dropout):
-    """Dropout whose mask is a function of `step` and the place in the whole batch."""
+    """Dropout whose mask is a function of `step` and the image's place in the whole batch."""
 
-    def __init__(self, p: float, seed: int, processes: Processes) -> None:
+    def __init__(self, p: float, seed: int, processes: DistContext) -> None:
         super().__init__(p)
         self.seed = seed
         self.step = 0
@@ -184,21 +168,24 @@ class SharedDropout(nn.Dropout):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # else compiled for each step
     def forward(self, x: Tensor) -> Tensor:
-        """Features (N, C) to features of the same shape, a share of them 0 in training."""
+        """Features (N, C) to features of the same shape, in training a fraction `p` of them 0."""
         if not self.training or self.p == 0:
             return x
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
-        whole = torch.rand(len(x) * self.processes.count, x.shape[1], generator=generator)
+        whole = torch.rand(len(x) * self.processes.world_size, x.shape[1], generator=generator)
         kept = whole[self.processes.rank * len(x) :][: len(x)] >= self.p
         return x * kept.to(x.device, x.dtype) / (1 - self.p)
 
 
 def share_batch_norms(network: nn.Module, device: str) -> nn.Module:
-    """The network with batch norms that look at the pictures of all processes."""
+    """The network with batch norms over the images of all processes; changed in place."""
     if device.startswith("cuda"):
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return converted
-    for module in network.modules():
+    for name, module in list(network.named_modules()):
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = SharedBatchNorm2d  # the same parameters, another forward
+            shared = SharedBatchNorm2d(module.num_features, module.eps, module.momentum)
+            shared.load_state_dict(module.state_dict())
+            weight = module.weight
+            network.set_submodule(name, shared.to(weight.device, weight.dtype))
     return network

@@ -1,0 +1,1 @@
+"""What is published and bundled: variants, labels, model configurations, weights."""

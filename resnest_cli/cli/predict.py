@@ -1,0 +1,123 @@
+"""`resnest predict`: images to predictions."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resnest_cli import settings
+from resnest_cli.cli import options
+from resnest_cli.cli.progress import chosen_progress
+from resnest_cli.engines.api import ModelSpec, RuntimeOptions
+from resnest_cli.imaging.decode_options import MAX_PIXELS, DecodeOptions
+from resnest_cli.inputs.discover import Inputs
+from resnest_cli.progress import SUMMARY, set_verbosity
+from resnest_cli.text import counted
+
+if TYPE_CHECKING:
+    from resnest_cli.inference.job import PredictionSummary
+
+log = logging.getLogger(__name__)
+
+
+def predict(
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT...",
+            help="Image files, folders (walked recursively), quoted globs, http(s) URLs, or - for "
+            "one image on standard input; any number, mixed.",
+            show_default=False,
+        ),
+    ] = None,
+    files_from: options.FilesFrom = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    limit: options.Limit = None,
+    no_exif: options.NoExif = False,
+    background: options.Background = None,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
+    fast_jpeg: options.FastJpeg = False,
+    allow_private: options.AllowPrivate = False,
+    model: options.Model = None,
+    weights: options.Weights = None,
+    labels: options.LabelsFile = None,
+    preprocess: options.Preprocess = "default",
+    crop: options.Crop = None,
+    resize: options.Resize = None,
+    top_k: options.TopK = None,
+    threshold: options.Threshold = 0.0,
+    fmt: options.Format = None,
+    output: options.Output = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    engine: options.Engine = "auto",
+    precision: options.Precision = "fp32",
+    compiled: options.Compile = False,
+    batch_size: options.BatchSize = None,
+    workers: options.Workers = None,
+    offline: options.Offline = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Classify images.
+
+    Results go to standard output or --output; progress and the summary to standard error.
+    Exit codes: 0 all done, 1 nothing could be done, 2 wrong command line, 3 some inputs failed
+    (each has its row), 130 interrupted.
+
+    Examples:
+
+      resnest predict dog.jpg
+
+      resnest predict photos/ 'more/**/*.png' -o results.csv
+
+      resnest predict photos/ -o results.jsonl --resume
+
+      find . -name '*.jpg' | resnest predict --files-from - -f jsonl
+
+      curl -s https://example.org/cat.jpg | resnest predict -
+
+      resnest predict dog.jpg --model best.safetensors --top-k 3
+    """
+    set_verbosity(quiet=quiet, verbose=verbose)
+    offline = offline or settings.offline()
+    name = options.chosen_model(model, weights)
+    target = None if output == Path("-") else output
+    wanted = Inputs(
+        tuple(inputs or ()), files_from, tuple(include or ()), tuple(exclude or ()), limit
+    )
+    from resnest_cli.inference.job import PredictionJob
+
+    job = PredictionJob(
+        wanted, target, fmt,
+        model=ModelSpec(name, weights, labels, preprocess, crop, resize, offline=offline),
+        runtime=RuntimeOptions(device, engine, precision, compiled, batch_size, workers),
+        decode=DecodeOptions(
+            not no_exif, options.colour(background), max_pixels, fast_jpeg,
+            allow_private=allow_private, offline=offline,
+        ),
+        top_k=top_k, threshold=threshold, resume=resume, overwrite=overwrite,
+    )  # fmt: skip
+    # rows on a terminal are progress enough
+    tasks = not (wanted.is_one_image or (target is None and sys.stdout.isatty()))
+    label = name or settings.DEFAULT_MODEL
+    summary = job.run(chosen_progress(label, quiet=quiet, tasks=tasks))
+    if summary.done > 1 or summary.failed:
+        log.log(SUMMARY, _words(summary))
+    return 3 if summary.failed else 0
+
+
+def _words(summary: PredictionSummary) -> str:
+    now = summary.done - summary.resumed
+    text = f"{counted(now, 'image')} in {summary.seconds:.1f} s ({summary.rate:.1f}/s)"
+    if summary.resumed:
+        text += f", {summary.done:,} with the earlier run's"
+    if summary.failed:
+        text += f"; {summary.failed:,} failed: their rows say why"
+    return text

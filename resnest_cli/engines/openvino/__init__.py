@@ -1,0 +1,1 @@
+"""The OpenVINO engine: networks as OpenVINO graphs, compiled once for a CPU."""

@@ -1,0 +1,35 @@
+"""OpenVINO itself, without its converters, and what it can do on this processor.
+
+`openvino` imports its converters if they are installed, which takes as long as all the rest and
+brings in a package that reports usage to a server. Nothing here uses them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+_CONVERTERS = "openvino.tools.ovc"
+_hidden = _CONVERTERS not in sys.modules
+if _hidden:
+    sys.modules[_CONVERTERS] = None  # type: ignore[assignment]
+try:
+    import openvino as ov
+finally:
+    if _hidden:
+        del sys.modules[_CONVERTERS]
+
+__all__ = ["ov", "precision_hint", "supported_precisions"]
+
+# our name: OpenVINO's for the property, and for what a processor can do
+_PRECISIONS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
+
+
+def supported_precisions() -> list[str]:
+    """The precisions that OpenVINO computes in on this processor."""
+    able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [name for name, (_, capability) in _PRECISIONS.items() if capability in able]
+
+
+def precision_hint(precision: str) -> str:
+    """OpenVINO's name of a precision; it is always given, as the default is the fastest one."""
+    return _PRECISIONS[precision][0]

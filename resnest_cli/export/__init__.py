@@ -1,0 +1,1 @@
+"""Networks as files for other programs, verified before they are put in place."""

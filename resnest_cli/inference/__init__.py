@@ -1,0 +1,1 @@
+"""Images to predictions: the classifier, the batcher, the resumable prediction job."""

@@ -1,0 +1,119 @@
+"""The one place that schedules: images come one by one, and are computed in batches."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from threading import Condition, Thread
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from resnest_cli.engines.api import LOGITS, Engine
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Outputs = list[NDArray[np.float32]]  # one array for each output of an image
+
+
+class Batcher:
+    """Collects images into batches, and computes the next one while others are in progress.
+
+    Every batch is padded to the same size, so that an image has the same outputs, to the bit,
+    whatever else is in its batch.
+
+    Args:
+        engine: what computes.
+        batch_size: images in a full batch.
+        outputs: which of the engine's outputs are wanted.
+        eager: compute an incomplete batch as soon as the engine is free, for low latency; else only
+            after `flush`, as it takes as long as a full one where engines pad.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        batch_size: int,
+        *,
+        outputs: Sequence[str] = (LOGITS,),
+        eager: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._batch_size = batch_size
+        self._outputs = tuple(outputs)
+        self._pad_to = engine.pad_to or batch_size
+        # without a flush; an engine that does not pad still gets no lone image out of several, for
+        # which it may be prepared otherwise
+        self._least = 1 if eager else 2 if self._pad_to == 1 else batch_size
+        self._waiting: deque[tuple[NDArray[np.uint8], Future[Outputs]]] = deque()
+        self._flushed = 0  # how many of those may be computed in an incomplete batch
+        self._running = 0
+        self._closed = False
+        self._changed = Condition()
+        for number in range(engine.max_in_flight):
+            Thread(target=self._work, name=f"batch-{number}", daemon=True).start()
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Future[Outputs]:
+        """An image (crop, crop, 3), 0 to 255; its outputs in the future, without the batch axis."""
+        future: Future[Outputs] = Future()
+        with self._changed:
+            self._waiting.append((pixels, future))
+            self._flushed = 0  # there was more to come
+            self._changed.notify()
+        return future
+
+    def flush(self) -> None:
+        """Compute what is waiting once the engine is free, though the batch is incomplete."""
+        with self._changed:
+            self._flushed = len(self._waiting)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Cancel what is waiting; batches in progress are completed."""
+        with self._changed:
+            self._closed = True
+            for _, future in self._waiting:
+                future.cancel()
+            self._waiting.clear()
+            self._flushed = 0
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            self._compute(batch)
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def _next_batch(self) -> list[tuple[NDArray[np.uint8], Future[Outputs]]]:
+        """The images to compute next; waits for them; none once the batcher is closed."""
+        with self._changed:
+            while not (count := self._ready()):
+                if self._closed:
+                    return []
+                self._changed.wait()
+            batch = [self._waiting.popleft() for _ in range(count)]
+            self._flushed = max(self._flushed - count, 0)
+            self._running += 1
+            return batch
+
+    def _ready(self) -> int:
+        """How many of the waiting images may be computed now."""
+        waiting = len(self._waiting)
+        if waiting >= min(self._least, self._batch_size):
+            return min(waiting, self._batch_size)
+        return self._flushed if not self._running else 0
+
+    def _compute(self, batch: list[tuple[NDArray[np.uint8], Future[Outputs]]]) -> None:
+        pixels = [image for image, _ in batch]
+        padding = max(self._pad_to - len(batch), 0)
+        try:
+            outputs = self._engine.run(np.stack(pixels + pixels[-1:] * padding), self._outputs)
+        except BaseException as error:  # raised where the result is waited for
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        for index, (_, future) in enumerate(batch):
+            future.set_result([array[index] for array in outputs])

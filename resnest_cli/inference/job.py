@@ -1,0 +1,143 @@
+"""A prediction job: any inputs to rows in any format, resumable after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from resnest_cli.engines.api import ModelSpec, RuntimeOptions
+from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
+from resnest_cli.inference.classifier import Classifier
+from resnest_cli.inputs.discover import Inputs, walk_ahead
+from resnest_cli.inputs.source import Source
+from resnest_cli.outputs.formats import format_of
+from resnest_cli.outputs.run_info import RunInfo
+from resnest_cli.outputs.sink import Output, check_target, open_output
+from resnest_cli.progress import SILENT, Progress
+from resnest_cli.results import Result
+from resnest_cli.text import counted
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PredictionSummary:
+    """What a job came to."""
+
+    done: int  # rows, those of earlier runs included
+    failed: int  # of them, rows that hold an error
+    resumed: int  # rows of earlier runs
+    seconds: float  # of this run, without loading the network
+
+    @property
+    def rate(self) -> float:
+        """Images a second of this run."""
+        return (self.done - self.resumed) / max(self.seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class PredictionJob:
+    """Inputs, a model and an output: all that decides a run, and picklable."""
+
+    inputs: Inputs
+    output: Path | None = None  # a file; default: standard output
+    format: str | None = None  # table, json, jsonl, csv, tsv or parquet; default: by the suffix
+    model: ModelSpec = field(default_factory=ModelSpec)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    decode: DecodeOptions = DEFAULT
+    top_k: int | None = None  # predictions per image; default: 5, or all if there are fewer classes
+    threshold: float = 0.0  # minimum probability of a prediction, 0 to 1
+    resume: bool = False  # keep the finished rows of an interrupted run, and do the others
+    overwrite: bool = False  # replace an output that exists
+
+    def run(self, progress: Progress = SILENT) -> PredictionSummary:
+        """Classify every input that has no row yet.
+
+        Raises:
+            UsageError: options exclude each other or are out of range.
+            OutputError: the output cannot be written or resumed.
+            ResNeStError: there is nothing to classify, or the network cannot be loaded.
+        """
+        fmt = self._checked_format()
+        sources = self.inputs.sources()
+        hint = "latency" if self.inputs.is_one_image else "throughput"
+        classifier = Classifier.from_specs(
+            self.model, replace(self.runtime, hint=hint), self.decode, top_k=self.top_k,
+            threshold=self.threshold, progress=progress,
+        )  # fmt: skip
+        info, foot = run_info(classifier), classifier.describe()
+        with open_output(
+            self.output, fmt=fmt, top_k=classifier.top_k, info=info, foot=foot, resume=self.resume
+        ) as rows:
+            return self._write(classifier, sources, rows, progress)
+
+    def _checked_format(self) -> str:
+        """The format of the rows, once it is known that the output can take them."""
+        fmt = self.format or (format_of(self.output) if self.output else "table")
+        if self.resume and self.overwrite:
+            raise UsageError("`resume` and `overwrite` cannot be used together")
+        if self.output is None and (self.resume or self.overwrite):
+            raise UsageError(f"`{'resume' if self.resume else 'overwrite'}` needs an `output` file")
+        check_target(self.output, fmt=fmt, resume=self.resume, overwrite=self.overwrite)
+        return fmt
+
+    def _write(
+        self,
+        classifier: Classifier,
+        sources: Iterator[Source],
+        rows: Output[Result],
+        progress: Progress,
+    ) -> PredictionSummary:
+        done, failed, start = rows.finished, rows.failed, time.monotonic()
+        progress.start("classifying", done)
+        if progress.wants_total:
+            sources = walk_ahead(sources, progress.total)
+        try:
+            for result in self._results(classifier, rows.remaining(sources)):
+                rows.write(result)
+                done += 1
+                failed += result.error is not None
+                progress.advance()
+            rows.finish()
+        except KeyboardInterrupt:
+            kept = "; they are saved, `resume` continues" if rows.resumable else ""
+            log.warning("interrupted after %s%s", counted(done, "image"), kept)
+            raise
+        finally:
+            progress.finish()
+        return PredictionSummary(done, failed, rows.finished, time.monotonic() - start)
+
+    def _results(self, classifier: Classifier, sources: Iterator[Source]) -> Iterator[Result]:
+        if not self.inputs.is_one_image:
+            yield from classifier.stream(sources)
+            return
+        for source in sources:
+            try:
+                yield classifier(source)
+            except ImageError as error:
+                yield Result(source.name, error=str(error))
+
+
+def run_info(classifier: Classifier) -> RunInfo:
+    """What decides a classifier's rows, and on which device they are computed."""
+    c = classifier
+    decode = asdict(c.decode)
+    kept = {name: decode[name] for name in ("exif", "max_pixels", "fast_jpeg", "background")}
+    settings = {
+        "model": c.config.name,
+        "weights_sha256": c.engine.weights.sha256,
+        "preprocessing": c.preprocessing.as_dict(),
+        "engine": c.engine.name,
+        "precision": c.engine.precision,
+        "labels_sha256": hashlib.sha256("\n".join(c.labels.names).encode()).hexdigest(),
+        "top_k": c.top_k,
+        "threshold": c.threshold,
+        **kept,
+    }
+    return RunInfo(json.loads(json.dumps(settings)), c.engine.device)

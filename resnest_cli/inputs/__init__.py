@@ -1,0 +1,1 @@
+"""What to classify: files, folders, globs, URLs, standard input and lists of them."""

@@ -1,0 +1,102 @@
+"""One image to be read, wherever it comes from."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnest_cli.errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from resnest_cli.imaging.decode_options import DecodeOptions
+
+    ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image to be read, or an input that led to none."""
+
+    name: str  # the result's `path`
+    content: Any = None  # a Path, a URL, bytes, a PIL image or an array; STDIN
+    error: str | None = None  # why there is no image
+    empty: bool = False  # the input exists but holds no image
+
+    def load(self, options: DecodeOptions) -> Image.Image:
+        """The image in mode RGB; `ImageError`, with the reason in one line, if it has none."""
+        from PIL import Image
+
+        from resnest_cli.imaging import decode
+
+        if self.error:
+            raise ImageError(self.error)
+        if isinstance(self.content, Image.Image):
+            return decode.to_rgb(self.content, options)
+        if isinstance(self.content, Path):
+            _check_regular(self.content)
+        elif isinstance(self.content, str):
+            stdin = self.content == STDIN
+            return decode.decode(_read_stdin() if stdin else _fetch(self.content, options), options)
+        elif not isinstance(self.content, bytes):
+            return decode.from_array(self.content)
+        return decode.decode(self.content, options)
+
+
+def as_source(image: ImageLike | Source) -> Source:
+    """One image of the Python API: a path, URL, bytes, PIL image or array; else `TypeError`."""
+    if isinstance(image, Source):
+        return image
+    if isinstance(image, str | os.PathLike):
+        name = os.fspath(image)
+        return Source(name, name if is_url(name) else Path(name))
+    from PIL import Image
+
+    if isinstance(image, bytes | Image.Image):
+        return Source(f"<{type(image).__name__}>", image)
+    if type(image).__name__ == "ndarray":
+        return Source("<array>", image)
+    raise TypeError(f"not a path, URL, bytes, PIL image or array: {type(image).__name__}")
+
+
+def is_url(text: str) -> bool:
+    """Whether an input is an http or https URL."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def _fetch(url: str, options: DecodeOptions) -> bytes:
+    from resnest_cli.net.http import get_image
+
+    if options.offline:
+        raise ImageError("the network is off (option offline or $RESNEST_OFFLINE)")
+    return get_image(url, allow_private=options.allow_private)
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        raise ImageError("standard input is closed")
+    return sys.stdin.buffer.read()
+
+
+def _check_regular(path: Path) -> None:
+    """Raise `ImageError` for what must not or cannot be opened: pipes, devices, folders."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        hint = " (a dangling link)" if path.is_symlink() else ""
+        raise ImageError(f"no such file{hint}") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if stat.S_ISDIR(mode):
+        raise ImageError("a folder, not an image")
+    if not stat.S_ISREG(mode):
+        raise ImageError("not a regular file")

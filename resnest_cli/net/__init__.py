@@ -1,0 +1,1 @@
+"""HTTP: checkpoints to files, images within limits, from public addresses only."""

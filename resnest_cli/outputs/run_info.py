@@ -1,0 +1,67 @@
+"""What gave an output: the record beside a results file, by which a resume is checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from resnest_cli.errors import OutputError
+from resnest_cli.files import atomic_write
+from resnest_cli.version import __version__
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """Provenance of a results file."""
+
+    settings: Mapping[str, Any]  # what decides the rows, as plain JSON values
+    device: str  # as it was named, such as cuda:1
+    tool: str = f"resnest {__version__}"
+    started: str = field(default_factory=_now)  # UTC, ISO 8601
+
+    def write(self, output: Path) -> None:
+        """Write the record of an output."""
+        with atomic_write(record_path(output)) as path:
+            text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+            path.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, output: Path) -> RunInfo:
+        """The record of an output; `OutputError` if it is missing or damaged."""
+        record = record_path(output)
+        try:
+            values = dict(json.loads(record.read_text(encoding="utf-8")))
+            engine = values.pop("engine", None)  # where version 0.1 wrote it
+            settings = {"engine": engine, **values.pop("settings")}
+            return cls(settings, **values)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(
+                f"'{record}' is missing or damaged, so the output's settings are unknown"
+                "\nstart from scratch with `overwrite`"
+            ) from error
+
+    def check_resumes(self, earlier: RunInfo) -> None:
+        """Raise `OutputError` unless an earlier run had the same settings."""
+        changed = [
+            f"{key} was {earlier.settings.get(key)!r}, now {value!r}"
+            for key, value in self.settings.items()
+            if earlier.settings.get(key, value) != value
+        ]
+        if changed:
+            raise OutputError(
+                f"the output belongs to other settings: {'; '.join(changed)}"
+                "\nresume with the same settings, or start from scratch with `overwrite`"
+            )
+
+
+def record_path(output: Path) -> Path:
+    """Where the record of an output is: FILE.run.json."""
+    return output.with_name(output.name + ".run.json")
