@@ -1,6 +1,6 @@
-"""Pictures of the terminal for the README: runs real commands in a real terminal, draws what came.
+"""Draws the terminal for the documentation: runs a command in a real terminal, records what comes.
 
-python docs/capture.py docs/list-models.svg resnest list-models
+python docs/capture.py docs/assets/predict.svg resnest predict examples --model demo
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-COLUMNS = 124
+COLUMNS = 88
 
 
 def capture(command: list[str]) -> str:
