@@ -1,13 +1,13 @@
-"""How far the engines' answers are from plain eager PyTorch, on real pictures.
+"""How far the engines' answers are from plain eager PyTorch, on real images.
 
     python benchmarks/agreement.py FOLDER CHECKPOINT... [--made VARIANT ...] [--exact]
 
-For each checkpoint and engine: the greatest difference of a probability, and on how many pictures
+For each checkpoint and engine: the greatest difference of a probability, and on how many images
 the best five, and the best one, are the same. fp32 should agree within 1e-5; bf16 rounds. With
 --exact the same network in float64 says how far each, eager PyTorch included, is from the truth.
 
 `--made` makes weights where no published ones are at hand: random ones, batch norms with the
-statistics of the pictures, and a last layer that has learned the pictures themselves, each a class
+statistics of the images, and a last layer that has learned the images themselves, each a class
 of its own (ridge regression). So signals keep their size and answers are decided, as in a trained
 network; how a published one rounds they don't tell.
 """
@@ -24,13 +24,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnest_cli.card import ModelCard
-from resnest_cli.classifier import softmax
-from resnest_cli.engines.base import EngineOptions, open_engine
+from resnest_cli.catalog.config import ModelConfig
+from resnest_cli.catalog.variants import get_variant
+from resnest_cli.catalog.weights import resolve
+from resnest_cli.engines.api import RuntimeOptions
+from resnest_cli.engines.select import open_engine
 from resnest_cli.errors import EngineError
-from resnest_cli.model.load import build, load_model, load_state
-from resnest_cli.preprocess import Preprocessing
-from resnest_cli.variants import get_variant
+from resnest_cli.imaging.preprocessing import Preprocessing
+from resnest_cli.model.checkpoint import load_checkpoint, load_model
 
 BATCH = 8
 _MARGIN = 10.0  # of the logit that is right to the mean of the others, in made weights
@@ -44,12 +45,12 @@ def batches(pixels: NDArray[np.uint8], view: Preprocessing) -> list[torch.Tensor
     return [torch.from_numpy(np.ascontiguousarray(part)) for part in ready]
 
 
-def make(variant: str, pictures: list[Path], checkpoint: Path) -> None:
-    """Write weights that know the pictures."""
+def make(variant: str, images: list[Path], checkpoint: Path) -> None:
+    """Write weights that know the images."""
     torch.manual_seed(0)
     network = load_model(variant, pretrained=False)
-    view = ModelCard.of_variant(get_variant(variant)).preprocessing
-    pixels = np.stack([view.pixels(Image.open(path).convert("RGB")) for path in pictures])
+    view = ModelConfig.of_variant(get_variant(variant)).preprocessing
+    pixels = np.stack([view.pixels(Image.open(path).convert("RGB")) for path in images])
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the mean over the batches
@@ -74,13 +75,19 @@ def make(variant: str, pictures: list[Path], checkpoint: Path) -> None:
 
 def eager(
     checkpoint: Path, pixels: NDArray[np.uint8], dtype: torch.dtype = torch.float32
-) -> NDArray[np.float32]:
-    """Probabilities of the network as it is built, computed in this type."""
-    loaded = load_state(weights=checkpoint)
-    network = build(loaded.state, loaded.card).to(dtype)
-    ready = batches(pixels, loaded.card.preprocessing)
+) -> NDArray[np.floating]:
+    """Probabilities of the unconverted network, computed in this type."""
+    loaded = load_checkpoint(resolve(weights=checkpoint))
+    network = loaded.network().to(dtype)
+    ready = batches(pixels, loaded.config.preprocessing)
     with torch.inference_mode():
-        return softmax(np.concatenate([network(batch.to(dtype)).numpy() for batch in ready]))
+        return probabilities(np.concatenate([network(batch.to(dtype)).numpy() for batch in ready]))
+
+
+def probabilities(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Softmax over the classes."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
 
 
 def main() -> None:
@@ -90,40 +97,43 @@ def main() -> None:
     parser.add_argument("--made", metavar="VARIANT", nargs="+", default=[])
     parser.add_argument("--exact", action="store_true")
     a = parser.parse_args()
-    pictures = sorted(p for p in a.folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+    images = sorted(p for p in a.folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     with tempfile.TemporaryDirectory() as home:
         os.environ["RESNEST_HOME"] = home
         made = {Path(home) / f"{variant}.pth": variant for variant in a.made}
         for checkpoint in [*a.checkpoints, *made]:
             if checkpoint in made:
-                make(made[checkpoint], pictures, checkpoint)
-            view = load_state(weights=checkpoint).card.preprocessing
-            pixels = np.stack([view.pixels(Image.open(path).convert("RGB")) for path in pictures])
+                make(made[checkpoint], images, checkpoint)
+            weights = resolve(weights=checkpoint)
+            view = load_checkpoint(weights).config.preprocessing
+            pixels = np.stack([view.pixels(Image.open(path).convert("RGB")) for path in images])
             expected = eager(checkpoint, pixels)
             exact = eager(checkpoint, pixels, torch.float64) if a.exact else None
             if exact is not None:
                 off = np.abs(expected - exact).max()
                 print(f"{checkpoint.stem:<28} eager     fp32  {off:.1e} from float64", flush=True)
             for engine, precision in (
-                ("torch", "fp32"), ("openvino", "fp32"), ("ncnn", "fp32"), ("torch", "bf16"),
+                ("torch", "fp32"),
+                ("openvino", "fp32"),
+                ("torch", "bf16"),
                 ("openvino", "bf16"),
-            ):  # fmt: skip
-                options = EngineOptions(
-                    weights=checkpoint, engine=engine, device="cpu", precision=precision, keep=False
+            ):
+                runtime = RuntimeOptions(
+                    device="cpu", engine=engine, precision=precision, use_cache=False
                 )
                 try:
-                    run = open_engine(options).run
+                    run = open_engine(weights, runtime).run
                 except EngineError as error:
                     print(f"{checkpoint.stem} {engine} {precision}: {error}", flush=True)
                     continue
-                parts = [run(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
-                found = softmax(np.concatenate(parts))
+                parts = [run(pixels[i : i + BATCH])[0] for i in range(0, len(pixels), BATCH)]
+                found = probabilities(np.concatenate(parts))
                 best, theirs = (np.argsort(-p, kind="stable")[:, :5] for p in (found, expected))
                 off = "" if exact is None else f" ({np.abs(found - exact).max():.1e} from float64)"
                 print(
                     f"{checkpoint.stem:<28} {engine:<9} {precision}  probabilities within "
                     f"{np.abs(found - expected).max():.1e}{off}  same top-5 "
-                    f"{(best == theirs).all(1).sum()} of {len(pictures)}, same top-1 "
+                    f"{(best == theirs).all(1).sum()} of {len(images)}, same top-1 "
                     f"{(best[:, 0] == theirs[:, 0]).sum()}",
                     flush=True,
                 )

@@ -1,11 +1,11 @@
-"""Whole processes, in turn, against timm with the same weights and pictures.
+"""Whole processes, in turn, against timm with the same weights and images.
 
-    python benchmarks/compare.py CHECKPOINT FOLDER [--runs 3] [--pictures 1000] [--only cold ...]
+    python benchmarks/compare.py CHECKPOINT FOLDER [--runs 3] [--images 1000] [--only cold ...]
         [--precision fp32 ...]
 
-CHECKPOINT is a resnest50 state dict; FOLDER holds pictures, which are linked to as often as it
-takes. Printed are medians of seconds, of peak memory, and of the ratios round by round. timm,
-openvino and ncnn must be installed.
+CHECKPOINT is a resnest50 state dict; FOLDER holds images, which are linked to as often as it
+takes. Printed are medians of seconds, of peak memory, and of the ratios round by round. timm and
+openvino must be installed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-# timm's documented way to one picture
+# timm's documented way to one image
 SNIPPET = """
 import sys, timm, torch
 from PIL import Image
@@ -49,8 +49,8 @@ loader = create_loader(
 )
 found = []
 with torch.inference_mode():
-    for pictures, _ in loader:
-        out = model(pictures).float().softmax(-1)
+    for images, _ in loader:
+        out = model(images).float().softmax(-1)
         probabilities, indices = out.topk(5)
         found += zip(indices.tolist(), probabilities.tolist())
 import csv
@@ -77,7 +77,7 @@ def seconds(work):
 network = classifier.engine
 parts = [ready[i : i + classifier.batch_size] for i in range(0, len(ready), classifier.batch_size)]
 def alone():
-    with ThreadPoolExecutor(network.at_once) as threads:
+    with ThreadPoolExecutor(network.max_in_flight) as threads:
         list(threads.map(network.run, parts))
 def whole():
     for result in classifier.stream(paths):
@@ -89,7 +89,6 @@ ratios = [round(a / b, 2) for a, b in pairs]
 print(f"{engine} {precision}: alone {rates[0]:.1f}/s, whole {rates[1]:.1f}/s; ratios {ratios}")
 """
 RUNS = (
-    ("ncnn", "fp32"),
     ("openvino", "fp32"),
     ("openvino", "bf16"),
     ("torch", "fp32"),
@@ -121,7 +120,7 @@ class Bench:
     """Where things are, and how often to run them."""
 
     checkpoint: str
-    pictures: list[Path]
+    images: list[Path]
     work: Path
     runs: int
     count: int
@@ -129,10 +128,10 @@ class Bench:
 
     def engines(self) -> Iterator[tuple[str, str]]:
         """Engines and precisions to run, without what this processor has no instructions for."""
-        from resnest_cli.engines.openvino_engine import precisions_here
+        from resnest_cli.engines.openvino.runtime import supported_precisions
 
         for engine, precision in RUNS:
-            if engine == "openvino" and precision not in precisions_here():
+            if engine == "openvino" and precision not in supported_precisions():
                 print(f"openvino does not compute in {precision} here")
             elif precision in self.precisions:
                 yield engine, precision
@@ -142,29 +141,29 @@ class Bench:
         return [*command, "--weights", self.checkpoint, *arguments]
 
     def folder(self, count: int) -> str:
-        """A folder with that many links to the pictures."""
+        """A folder with that many links to the images."""
         folder = self.work / f"links{count}"
         if not folder.exists():
             folder.mkdir()
-            for number, picture in enumerate(islice(cycle(self.pictures), count)):
-                (folder / f"{number:06}{picture.suffix}").symlink_to(picture.resolve())
+            for number, image in enumerate(islice(cycle(self.images), count)):
+                (folder / f"{number:06}{image.suffix}").symlink_to(image.resolve())
         return str(folder)
 
     def fresh_home(self) -> None:
         os.environ["RESNEST_HOME"] = str(self.work / "home")
         shutil.rmtree(self.work / "home", ignore_errors=True)
 
-    def in_turn(self, title: str, commands: dict[str, list[str]], pictures: int = 1) -> None:
+    def in_turn(self, title: str, commands: dict[str, list[str]], images: int = 1) -> None:
         """Run commands in turn; each but timm's is compared with timm's of its round."""
-        rounds = [{who: Cost.of(c) for who, c in commands.items()} for _ in range(self.runs)]
-        for who in commands:
-            costs = [costs[who] for costs in rounds]
+        rounds = [{run: Cost.of(c) for run, c in commands.items()} for _ in range(self.runs)]
+        for run in commands:
+            costs = [costs[run] for costs in rounds]
             seconds = statistics.median(cost.seconds for cost in costs)
             size = statistics.median(cost.megabytes for cost in costs)
-            rate = f", {pictures / seconds:.1f} pictures/s" if pictures > 1 else ""
-            said = [f"{title}, {who}: {seconds:.2f} s{rate}, {size:.0f} MB"]
-            for timm in (name for name in commands if name.startswith("timm") and name != who):
-                pairs = [(costs[who], costs[timm]) for costs in rounds]
+            rate = f", {images / seconds:.1f} images/s" if images > 1 else ""
+            said = [f"{title}, {run}: {seconds:.2f} s{rate}, {size:.0f} MB"]
+            for timm in (name for name in commands if name.startswith("timm") and name != run):
+                pairs = [(costs[run], costs[timm]) for costs in rounds]
                 ratio = statistics.median(a.seconds / b.seconds for a, b in pairs)
                 memory = statistics.median(a.megabytes / b.megabytes for a, b in pairs)
                 said.append(f"to {timm} {ratio:.3f} (x{1 / ratio:.2f}), memory {memory:.2f}")
@@ -172,14 +171,14 @@ class Bench:
 
 
 def cold(b: Bench) -> None:
-    """One picture, second run onwards."""
+    """One image, second run onwards."""
     b.fresh_home()
-    one = str(b.pictures[0])
+    one = str(b.images[0])
     ours = b.predict(one)
     timm = [*PYTHON, "-c", SNIPPET, b.checkpoint, one]
-    Cost.of(ours)  # answers with torch, and compiles
+    Cost.of(ours)  # compiles
     Cost.of(timm)  # reads the files that are read again
-    b.in_turn("one picture", {"ours": ours, "timm": timm})
+    b.in_turn("one image", {"ours": ours, "timm": timm})
 
 
 def folder(b: Bench) -> None:
@@ -201,14 +200,14 @@ def alone(b: Bench) -> None:
     """What reading, preparing and waiting take beside the engine."""
     b.fresh_home()
     for engine, precision in b.engines():
-        one = b.predict(str(b.pictures[0]), "--engine", engine, "--precision", precision)
+        one = b.predict(str(b.images[0]), "--engine", engine, "--precision", precision)
         Cost.of(one)  # compiles
         what = (b.checkpoint, b.folder(b.count), engine, precision, str(b.runs))
         subprocess.run([*PYTHON, "-c", ALONE, *what], check=True)
 
 
 def memory(b: Bench) -> None:
-    """Peak memory of many pictures and of few, with a small network, beside which it would show."""
+    """Peak memory of many images and of few, with a small network, beside which it would show."""
     b.fresh_home()
     peaks = []
     command = [*PYTHON, "-m", "resnest_cli", "predict", "-m", "demo", "-f", "csv", "-q"]
@@ -216,7 +215,7 @@ def memory(b: Bench) -> None:
     for count in (500, 20_000):
         cost = Cost.of([*command, b.folder(count)])
         peaks.append(cost.megabytes)
-        print(f"{count:,} pictures: peak {cost.megabytes:.0f} MB, {cost.seconds:.0f} s", flush=True)
+        print(f"{count:,} images: peak {cost.megabytes:.0f} MB, {cost.seconds:.0f} s", flush=True)
     print(f"memory ratio {peaks[1] / peaks[0]:.3f}", flush=True)
 
 
@@ -225,7 +224,7 @@ def first(b: Bench) -> None:
     seconds = []
     for _ in range(b.runs):
         b.fresh_home()
-        seconds.append(Cost.of(b.predict(str(b.pictures[0]), "--engine", "openvino")).seconds)
+        seconds.append(Cost.of(b.predict(str(b.images[0]), "--engine", "openvino")).seconds)
     print(f"first use, compiling: {statistics.median(seconds):.2f} s", flush=True)
 
 
@@ -248,14 +247,14 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS)[:4])
     both = ["fp32", "bf16"]
     parser.add_argument("--precision", choices=both, nargs="+", default=both)
     a = parser.parse_args()
-    pictures = sorted(p for p in a.folder.rglob("*") if p.is_file())
+    images = sorted(p for p in a.folder.rglob("*") if p.is_file())
     with tempfile.TemporaryDirectory() as work:
-        bench = Bench(a.checkpoint, pictures, Path(work), a.runs, a.pictures, a.precision)
+        bench = Bench(a.checkpoint, images, Path(work), a.runs, a.images, a.precision)
         for part in a.only:
             PARTS[part](bench)
 

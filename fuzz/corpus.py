@@ -1,4 +1,4 @@
-"""Writes fuzz/corpus: small pictures of every kind that tests/hostile.py builds.
+"""Writes fuzz/corpus: small images of every kind that tests/hostile.py builds.
 
 python fuzz/corpus.py
 """

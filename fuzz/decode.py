@@ -1,9 +1,9 @@
-"""Coverage-guided fuzzing of the way from a file's bytes to the network's view of a picture.
+"""Coverage-guided fuzzing of the way from a file's bytes to the network's view of an image.
 
     python fuzz/decode.py [-max_total_time=1800] [-timeout=10] [-rss_limit_mb=2048] [CORPUS]
 
 CORPUS, fuzz/corpus without, is read only; give a folder of your own before it to keep what is
-found. A crash is written to the current folder. Anything but a picture or an `ImageError` in one
+found. A crash is written to the current folder. Anything but an image or an `ImageError` in one
 line is a finding, and so are ten seconds or two gigabytes for one input. Needs atheris
 (pip install 'resnest-cli[fuzz]').
 """
@@ -18,10 +18,10 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["PIL", "resnest_cli"]):
-    from resnest_cli.decoding import Decoding
     from resnest_cli.errors import ImageError
-    from resnest_cli.images import decode
-    from resnest_cli.preprocess import Preprocessing
+    from resnest_cli.imaging.decode import decode
+    from resnest_cli.imaging.decode_options import DecodeOptions
+    from resnest_cli.imaging.preprocessing import Preprocessing
 
 CORPUS = Path(__file__).parent / "corpus"
 VIEWS = (
@@ -29,13 +29,13 @@ VIEWS = (
     Preprocessing("paper", crop=32, resize=64, interpolation="bicubic", crop_first=True),
 )
 DECODINGS = (
-    Decoding(max_pixels=4_000_000),
-    Decoding(exif=False, background=(9, 9, 9), max_pixels=4_000_000, shrink_to=36),
+    DecodeOptions(max_pixels=4_000_000),
+    DecodeOptions(exif=False, background=(9, 9, 9), max_pixels=4_000_000, draft_size=36),
 )
 
 
 def one(content: bytes) -> None:
-    """One input: a picture for the network, or a reason in one line."""
+    """One input: an image for the network, or a reason in one line."""
     for decoding, view in zip(DECODINGS, VIEWS, strict=True):
         try:
             image = decode(content, decoding)

@@ -1,8 +1,8 @@
-"""A long run over good and bad pictures, with memory, threads and open files watched.
+"""A long run over good and bad images, with memory, threads and open files watched.
 
     python fuzz/soak.py [--minutes 60] [--engine openvino]
 
-One `Classifier` names the folder of hostile pictures of tests/hostile.py, mixed with drawn ones,
+One `Classifier` classifies the folder of hostile images of tests/hostile.py, mixed with drawn ones,
 again and again. Every so often the process's figures are printed; at the end those of the last
 tenth are compared with those behind the first, and the exit code is 1 where they grew.
 """
@@ -62,7 +62,7 @@ def main() -> int:
                 rows.append(figures())
                 memory, threads, files = rows[-1]
                 print(
-                    f"{(last - start) / 60:5.1f} min  {done:,} pictures, {failed:,} failed  "
+                    f"{(last - start) / 60:5.1f} min  {done:,} images, {failed:,} failed  "
                     f"{memory:.0f} MB  {threads} threads  {files} files",
                     flush=True,
                 )

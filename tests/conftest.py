@@ -1,4 +1,4 @@
-"""Shared parts of the tests: an empty home, pictures, checkpoints, and the installed command.
+"""Shared parts of the tests: an empty home, images, checkpoints, and the installed command.
 
 Photographs are not part of the repository. `$RESNEST_TEST_DATA` names a folder that holds
 `photos/dog.jpg` and `photos/imagenet_sample/`; tests that need them are skipped without.
@@ -6,14 +6,18 @@ Photographs are not part of the repository. `$RESNEST_TEST_DATA` names a folder 
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import pty
 import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("RESNEST_TEST_DATA", ROOT.parent / "shared" / "data"))
 RESNEST = [sys.executable, "-m", "resnest_cli"]
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Any]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,9 +65,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@dataclass
+class Done:
+    """What a command gave."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    raw: bytes = b""  # standard output as it came
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """The command in a process of its own, in an empty folder, its output as text."""
+    """The command in this process, in an empty folder, its output as text."""
+
+    def call(*arguments: object, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Done:
+        return in_process(*arguments, cwd=cwd, env=env)
+
+    return call
+
+
+@pytest.fixture
+def run_process(tmp_path: Path) -> Run:
+    """The command in a process of its own, for what only that shows: pipes, signals, imports."""
 
     def call(*arguments: object, timeout: float = 120, **options: Any) -> Any:
         options = {"cwd": tmp_path, "text": True, "capture_output": True} | options
@@ -71,6 +95,70 @@ def run(tmp_path: Path) -> Run:
         return subprocess.run(command, timeout=timeout, check=False, **options)
 
     return call
+
+
+def in_process(
+    *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> Done:
+    """Run the command line here, as `resnest` does, and put everything it changes back."""
+    from resnest_cli.cli import app
+
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
+    before = sys.stdout, sys.stderr, os.getcwd(), os.environ.copy()
+    logger = logging.getLogger("resnest_cli")
+    level, handlers = logger.level, logger.handlers[:]
+    terminate = signal.getsignal(signal.SIGTERM)
+    with warnings.catch_warnings():
+        try:
+            sys.stdout, sys.stderr = streams
+            os.chdir(cwd or os.getcwd())
+            os.environ.update(env or {})
+            code = app.run([*map(str, arguments)])
+        finally:
+            sys.stdout, sys.stderr = before[:2]
+            os.chdir(before[2])
+            # no more than what changed: a thread of an engine may be reading the others
+            for name in {
+                n for n in {*os.environ, *before[3]} if os.environ.get(n) != before[3].get(n)
+            }:
+                if name in before[3]:
+                    os.environ[name] = before[3][name]
+                else:
+                    del os.environ[name]
+            logger.level, logger.handlers = level, handlers
+            signal.signal(signal.SIGTERM, terminate)
+    out, err = (stream.buffer.getvalue() for stream in streams)  # type: ignore[attr-defined]
+    return Done(code, out.decode(errors="replace"), err.decode(), out)
+
+
+class FakeEngine:
+    """An engine whose logits follow from the pixels alone, and that notes what it was given."""
+
+    name, device, precision = "fake", "cpu", "fp32"
+
+    def __init__(
+        self, *, classes: int = 10, batch_size: int = 4, pad_to: int | None = None,
+        max_in_flight: int = 1, crop: int = 32,
+    ) -> None:  # fmt: skip
+        from resnest_cli.catalog.config import ModelConfig
+        from resnest_cli.catalog.demo import demo_checkpoint
+        from resnest_cli.catalog.labels import numbered
+        from resnest_cli.catalog.variants import get_variant
+        from resnest_cli.catalog.weights import Weights
+
+        config = ModelConfig.of_variant(get_variant("resnest14"), num_classes=classes)
+        view = config.preprocessing.sized(crop, None)
+        self.config = replace(config, name="fake", preprocessing=view, labels=numbered(classes))
+        self.weights = Weights(demo_checkpoint(), "fake")
+        self.batch_size, self.pad_to, self.max_in_flight = batch_size, pad_to, max_in_flight
+        self.batches: list[int] = []  # the size of each batch it was given
+
+    def run(self, pixels: Any, outputs: Any = ("logits",)) -> list[Any]:
+        self.batches.append(len(pixels))
+        flat = pixels.reshape(len(pixels), -1).astype(np.float32) / 255
+        weights = np.random.default_rng(0).standard_normal((flat.shape[1], self.config.num_classes))
+        logits = np.stack([row @ weights / 10 for row in flat]).astype(np.float32)
+        return [logits for _ in outputs]
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +171,7 @@ def photos() -> list[Path]:
 
 
 def drawn(width: int = 320, height: int = 240, seed: int = 0) -> Image.Image:
-    """A picture of soft colours and hard edges, always the same."""
+    """An image of soft colours and hard edges, always the same."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).copy()
@@ -93,9 +181,9 @@ def drawn(width: int = 320, height: int = 240, seed: int = 0) -> Image.Image:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of twelve drawn pictures, two of them one folder down."""
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    """A folder of twelve drawn images, two of them one folder down."""
+    folder = tmp_path / "images"
     (folder / "more").mkdir(parents=True)
     for number in range(12):
         name = f"p{number:02}.png" if number < 10 else f"more/p{number:02}.jpg"
@@ -104,8 +192,8 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def drawn_picture(tmp_path: Path) -> Path:
-    """One drawn picture."""
+def drawn_image(tmp_path: Path) -> Path:
+    """One drawn image."""
     path = tmp_path / "drawn.png"
     drawn().save(path)
     return path
@@ -114,7 +202,7 @@ def drawn_picture(tmp_path: Path) -> Path:
 def lively(network: Any, seed: int = 0) -> Any:
     """Random weights, also where networks begin with ones and zeros, with answers that differ.
 
-    Batch norms get the statistics of a few pictures and logits their size in trained networks, so
+    Batch norms get the statistics of a few images and logits their size in trained networks, so
     that signals neither die nor explode, and rounding is no chaos.
     """
     import torch
@@ -164,14 +252,14 @@ def predict(run: Run, legacy_checkpoint: Path) -> Run:
     return call
 
 
-def lines(done: subprocess.CompletedProcess[str]) -> list[Any]:
+def lines(done: Any) -> list[Any]:
     """The rows of JSON Lines on standard output."""
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """Thirty pictures, three of them broken."""
+    """Thirty images, three of them broken."""
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(30):
@@ -184,8 +272,8 @@ def many(tmp_path: Path) -> Path:
 
 PEAK = """
 import sys
-from resnest_cli.cli import run
-code = run()
+from resnest_cli.cli.app import run
+code = run(sys.argv[1:])
 # resource's own figure begins with what the parent had when this process was made
 sys.stderr.write(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 sys.exit(code)

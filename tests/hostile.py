@@ -1,4 +1,4 @@
-"""Pictures from strangers, built here: what each holds, and what should be said of it."""
+"""Images from strangers, built here: what each holds, and what should be said of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _cut() -> Iterator[tuple[str, Kind]]:
     for tenth in range(1, 10):
         yield (
             f"cut{tenth}.jpg",
-            (jpeg[: len(jpeg) * tenth // 10], "truncated|damaged|not a picture"),
+            (jpeg[: len(jpeg) * tenth // 10], "truncated|damaged|not an image"),
         )
         yield f"cut{tenth}.png", (png[: len(png) * tenth // 10], "truncated|damaged")
     yield "noise-within.jpg", (jpeg[:2000] + bytes(range(256)) * 4 + jpeg[3024:], MAYBE)
@@ -59,7 +59,7 @@ def _png(width: int, height: int, bits: int, rows: bytes, *more: bytes) -> bytes
 def _bombs() -> Iterator[tuple[str, Kind]]:
     black = zlib.compress(bytes(20_000 * (20_000 // 8 + 1)), 9)
     yield "bomb-pixels.png", (_png(20_000, 20_000, 1, black), "too many pixels")
-    yield "bomb-claim.png", (_png(2**31 - 1, 2**31 - 1, 8, b""), "too many pixels|damaged")
+    yield "bomb-lock.png", (_png(2**31 - 1, 2**31 - 1, 8, b""), "too many pixels|damaged")
     text = zlib.compress(bytes(2**28), 9)
     yield (
         "bomb-text.png",
@@ -74,7 +74,7 @@ def _bombs() -> Iterator[tuple[str, Kind]]:
     yield "bomb-screen.gif", (bytes(gif), "too many pixels")
     bmp = bytearray(stored(RGB, "BMP"))
     bmp[18:26] = struct.pack("<ii", 2**30, 2**30)
-    yield "bomb-claim.bmp", (bytes(bmp), "too many pixels")
+    yield "bomb-lock.bmp", (bytes(bmp), "too many pixels")
     tiff = io.BytesIO()
     Image.new("1", (60_000, 4_000)).save(tiff, "TIFF", compression="group4")
     yield "bomb-fax.tif", (tiff.getvalue(), "too many pixels")
@@ -83,7 +83,7 @@ def _bombs() -> Iterator[tuple[str, Kind]]:
 def _shapes() -> Iterator[tuple[str, Kind]]:
     for width, height in ((2, 60_000), (60_000, 2), (1, 1), (1, 5000), (5000, 1), (3, 4)):
         yield f"strip-{width}x{height}.png", (stored(drawn(width, height), "PNG"), OK)
-    yield "no-height.png", (_png(8, 0, 8, zlib.compress(b"")), "damaged|not a picture|no pixels")
+    yield "no-height.png", (_png(8, 0, 8, zlib.compress(b"")), "damaged|not an image|no pixels")
 
 
 def _modes() -> Iterator[tuple[str, Kind]]:
@@ -145,15 +145,15 @@ def _liars() -> Iterator[tuple[str, Kind]]:
     yield "png-inside.jpg", (stored(RGB, "PNG"), OK)
     yield "jpeg-inside.webp", (stored(RGB, "JPEG"), OK)
     yield "empty.jpg", (b"", "empty")
-    yield "one-byte.jpg", (b"\xff", "not a picture")
-    yield "text.jpg", (b"this is no picture\n", "not a picture")
+    yield "one-byte.jpg", (b"\xff", "not an image")
+    yield "text.jpg", (b"this is no image\n", "not an image")
     yield "page.jpg", (b"<!DOCTYPE html><html></html>", "web page")
-    yield "drawing.jpg", (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture")
-    yield "paper.png", (b"%PDF-1.7\n%%EOF", "not a picture")
-    yield "archive.jpg", (b"PK\x05\x06" + bytes(18), "not a picture")
+    yield "drawing.jpg", (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image")
+    yield "paper.png", (b"%PDF-1.7\n%%EOF", "not an image")
+    yield "archive.jpg", (b"PK\x05\x06" + bytes(18), "not an image")
     yield "phone.heic", (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC")
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n"
-    yield "program.jpg", (program, "not a picture")
+    yield "program.jpg", (program, "not an image")
     envelope = b"".join(
         bytes([0x1C, record, number]) + struct.pack(">H", len(value)) + value
         for record, number, value in (
@@ -161,7 +161,7 @@ def _liars() -> Iterator[tuple[str, Kind]]:
             (3, 120, b"\0\1"), (8, 10, program),
         )
     )  # fmt: skip
-    yield "program-in-envelope.jpg", (envelope, "not a picture")
+    yield "program-in-envelope.jpg", (envelope, "not an image")
 
 
 def write_all(folder: Path) -> dict[str, str | None]:

@@ -1,78 +1,81 @@
-"""Wheel, sdist and editable install, each installed and used; labels reach the user in all."""
+"""The source distribution, its wheel and an editable install all bring the data files along."""
 
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 
-CHECK = (
-    "from resnest_cli.labels import imagenet1k, _PACKAGE\n"
-    "labels = imagenet1k()\n"
-    "assert len(labels) == len(set(labels.names)) == 1000\n"
-    "assert (labels.names[258], labels.wnids[258]) == ('Samoyed', 'n02111889')\n"
-    "print(_PACKAGE)"
-)
+CHECK = """
+import resnest_cli
+from resnest_cli.catalog.demo import demo_checkpoint, example
+from resnest_cli.catalog.labels import imagenet1k
+labels = imagenet1k()
+assert len(labels) == len(set(labels.names)) == 1000
+assert (labels.names[258], labels.wnids[258]) == ("Samoyed", "n02111889")
+assert demo_checkpoint().is_file() and example()[0].is_file()
+print(resnest_cli.__path__[0])
+"""
+BUILD = "import hatchling.build, sys; print(hatchling.build.build_{}(sys.argv[1]))"
 
 
-def pip(*arguments: object) -> None:
-    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def installed_in(folder: Path, check: str = CHECK) -> str:
-    """What the check prints with the package from a folder; this checkout is out of sight."""
-    code = f"import site; site.addsitedir({str(folder)!r}); import sys\n"
-    code += f"sys.path.insert(0, {str(folder)!r})\n{check}"
+def called(*command: object, cwd: Path = ROOT, path: Path | None = None) -> str:
+    """What a command prints; of this checkout's packages only those in `path` are in sight."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    if path is not None:
+        environment["PYTHONPATH"] = str(path)
     done = subprocess.run(
-        [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-c", code],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
+def pip_install(target: Path, what: object) -> None:
+    quiet = ("--quiet", "--disable-pip-version-check", "--no-compile")
+    called(sys.executable, "-m", "pip", "install", *quiet, "--target", target, what)
+
+
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory):
+def backend(tmp_path_factory):
+    """A folder with the build backend that pyproject.toml names."""
+    folder = tmp_path_factory.mktemp("backend")
+    pip_install(folder, "hatchling>=1.26")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(backend, tmp_path_factory):
+    """The unpacked source distribution."""
     folder = tmp_path_factory.mktemp("sdist")
-    code = "import hatchling.build, sys; print(hatchling.build.build_sdist(sys.argv[1]))"
-    target = tmp_path_factory.mktemp("backend")
-    pip("install", "--target", target, "hatchling")
-    environment = os.environ | {"PYTHONPATH": str(target)}
-    subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, env=environment, check=True)
-    return next(folder.glob("*.tar.gz"))
+    called(sys.executable, "-c", BUILD.format("sdist"), folder, path=backend)
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        archive.extractall(folder, filter="data")
+    return next(path for path in folder.iterdir() if path.is_dir())
 
 
-def test_wheel(tmp_path):
-    pip("wheel", "--no-deps", "--wheel-dir", tmp_path / "wheels", ROOT)
-    (wheel,) = (tmp_path / "wheels").glob("resnest_cli-*.whl")
-    pip("install", "--no-deps", "--target", tmp_path / "site", wheel)
-    where = installed_in(tmp_path / "site")
-    assert where == str(tmp_path / "site" / "resnest_cli")
-    assert (tmp_path / "site" / "resnest_cli" / "py.typed").exists()
+@pytest.mark.network
+def test_a_wheel_made_of_the_source_distribution(backend, source, tmp_path):
+    called(sys.executable, "-c", BUILD.format("wheel"), tmp_path, cwd=source, path=backend)
+    (wheel,) = tmp_path.glob("resnest_cli-*.whl")
+    site = tmp_path / "site"
+    called(sys.executable, "-m", "zipfile", "-e", wheel, site)
+    package = site / "resnest_cli"
+    assert called(sys.executable, "-c", CHECK, cwd=tmp_path, path=site) == str(package)
+    assert (package / "py.typed").exists()
+    assert (source / "mkdocs.yml").exists()
+    assert (source / "tests" / "conftest.py").exists()
 
 
-def test_sdist(sdist, tmp_path):
-    pip("install", "--no-deps", "--target", tmp_path / "site", sdist)
-    assert installed_in(tmp_path / "site") == str(tmp_path / "site" / "resnest_cli")
-
-
-def test_editable(tmp_path):
-    pip(
-        "install",
-        "--no-deps",
-        "--ignore-installed",
-        "--editable",
-        ROOT,
-        "--prefix",
-        tmp_path / "prefix",
-    )
-    (site,) = (tmp_path / "prefix").rglob("site-packages")
-    assert installed_in(site) == str(ROOT / "resnest_cli")
+@pytest.mark.network
+def test_an_editable_install_uses_the_checkout(backend, tmp_path):
+    called(sys.executable, "-c", BUILD.format("editable"), tmp_path, path=backend)
+    (wheel,) = tmp_path.glob("*.whl")
+    called(sys.executable, "-m", "zipfile", "-e", wheel, tmp_path / "site")
+    (pth,) = (tmp_path / "site").glob("*.pth")
+    path = Path(pth.read_text().strip())
+    assert called(sys.executable, "-c", CHECK, cwd=tmp_path, path=path) == str(ROOT / "resnest_cli")

@@ -1,4 +1,4 @@
-"""Folders of pictures from strangers: each gets its row, and nothing else happens."""
+"""Folders of images from strangers: each gets its row, and nothing else happens."""
 
 import errno
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from resnest_cli import Classifier
-from resnest_cli.decoding import Decoding
-from resnest_cli.images import decode
-from resnest_cli.sources import as_source
+from resnest_cli.imaging.decode import decode
+from resnest_cli.imaging.decode_options import DecodeOptions
+from resnest_cli.inputs.source import as_source
 from tests.conftest import RESNEST, ROOT, drawn, lines, peak
 from tests.hostile import RGB, kinds, stored, write_all
 
@@ -22,7 +22,7 @@ def hostile(tmp_path_factory):
     """A folder of everything, and what should be said of each file in it."""
     folder = tmp_path_factory.mktemp("strangers") / "hostile"
     outcomes = write_all(folder)
-    picture = stored(RGB, "PNG")
+    image = stored(RGB, "PNG")
     for name in (
         "line\nbreak.png",
         "\u202egnp.exe.png",
@@ -30,13 +30,13 @@ def hostile(tmp_path_factory):
         "-o.png",
         "a b'\"$(x).png",
     ):
-        (folder / name).write_bytes(picture)
+        (folder / name).write_bytes(image)
         outcomes[name] = None
     raw = os.fsencode(folder) + b"/not-utf8-\xff.png"
-    Path(os.fsdecode(raw)).write_bytes(picture)
+    Path(os.fsdecode(raw)).write_bytes(image)
     outcomes[os.fsdecode(b"not-utf8-\xff.png")] = None
     (folder / "folder.jpg").mkdir()
-    (folder / "folder.jpg" / "inside.png").write_bytes(picture)
+    (folder / "folder.jpg" / "inside.png").write_bytes(image)
     outcomes["folder.jpg/inside.png"] = None
     os.mkfifo(folder / "pipe.jpg")
     (folder / "device.jpg").symlink_to("/dev/zero")
@@ -46,7 +46,7 @@ def hostile(tmp_path_factory):
         outcomes[name] = "."
     deep = folder / "/".join(["d"] * 60)
     deep.mkdir(parents=True)
-    (deep / "deep.png").write_bytes(picture)
+    (deep / "deep.png").write_bytes(image)
     outcomes[(deep / "deep.png").relative_to(folder).as_posix()] = None
     (deep / "up").symlink_to(folder)
     return folder, outcomes
@@ -87,7 +87,7 @@ def _as_shown(path: bytes) -> bytes:
     return path.decode("utf-8", "backslashreplace").encode()
 
 
-def test_memory_is_that_of_clean_pictures(hostile, tmp_path):
+def test_memory_is_that_of_clean_images(hostile, tmp_path):
     folder, outcomes = hostile
     for number in range(len(outcomes)):
         drawn(500, 375, seed=number % 8).save(tmp_path / f"{number}.jpg")
@@ -148,14 +148,14 @@ def test_a_strip_is_answered_exactly_and_in_little_memory(tmp_path):
     label, kilobytes = done.stdout.split()
     assert label
     assert int(kilobytes) < 1_000_000
-    image = as_source(tmp_path / "strip.png").load(Decoding())
+    image = as_source(tmp_path / "strip.png").load(DecodeOptions())
     assert image.size == (2, 60_000)
 
 
-def test_programs_are_no_pictures():
+def test_programs_are_no_images():
     """Pillow would have Ghostscript run these."""
     content = stored(RGB, "EPS")
-    with pytest.raises(Exception, match="not a picture"):
+    with pytest.raises(Exception, match="not an image"):
         decode(content)
 
 

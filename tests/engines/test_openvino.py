@@ -1,28 +1,38 @@
-"""The OpenVINO engine: the answers of torch, without torch, compiled once."""
+"""The OpenVINO engine: torch's probabilities without torch, prepared once, one result per image."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from resnest_cli import Classifier
-from resnest_cli.engines import base, openvino_engine
-from resnest_cli.engines.base import EngineOptions, chosen_engine, open_engine
-from resnest_cli.engines.compiled import Entry
-from resnest_cli.engines.openvino_engine import _entry, precisions_here
+from resnest_cli import Classifier, RuntimeOptions
+from resnest_cli.catalog.config import ModelConfig
+from resnest_cli.catalog.variants import get_variant
+from resnest_cli.catalog.weights import Weights, resolve
+from resnest_cli.engines.api import FEATURES, LOGITS, OUTPUTS
+from resnest_cli.engines.graph_cache import CacheEntry
+from resnest_cli.engines.openvino import engine as openvino_engine
+from resnest_cli.engines.openvino.build import build_graph
+from resnest_cli.engines.openvino.graph import CONFIG_PLACE, with_pixels
+from resnest_cli.engines.openvino.runtime import ov, supported_precisions
+from resnest_cli.engines.select import open_engine
 from resnest_cli.errors import EngineError
-from resnest_cli.model.load import build, load_state, save_checkpoint
-from tests.conftest import RESNEST, ROOT, drawn, lines
+from resnest_cli.model.checkpoint import load_checkpoint, save_checkpoint
+from resnest_cli.model.resnest import ResNeSt
+from tests.conftest import RESNEST, ROOT, drawn, in_process, lines, lively
 
 pytest.importorskip("openvino", reason="openvino is not installed (extra fast)")
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
+PREDICT = ("predict", EXAMPLES[0], "-m", "demo", "--device", "cpu", "-f", "jsonl")
 
 
 @pytest.fixture(autouse=True)
@@ -32,24 +42,52 @@ def own_choice(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A cache folder in which the bundled network is compiled."""
-    home = tmp_path_factory.mktemp("kept")
-    subprocess.run(
-        [*RESNEST, "predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino"],
-        check=True, env=os.environ | {"RESNEST_HOME": str(home)}, capture_output=True,
-    )  # fmt: skip
+def prepared(tmp_path_factory):
+    """A cache folder in which the bundled network is prepared."""
+    home = tmp_path_factory.mktemp("prepared")
+    environment = {"RESNEST_HOME": str(home), "RESNEST_ENGINE": "openvino"}
+    assert in_process(*PREDICT, env=environment).returncode == 0
     return home
 
 
-def graph_of(home, monkeypatch, **options):
-    monkeypatch.setenv("RESNEST_HOME", str(home))
-    weights = ROOT / "resnest_cli" / "data" / "demo.safetensors"
-    return _entry(weights, EngineOptions("demo", **options)).graph
+@pytest.fixture
+def loaded(monkeypatch):
+    """The settings of every graph that OpenVINO loads."""
+    settings = []
+
+    class Core:
+        """OpenVINO's, with a note of each call."""
+
+        def __init__(self):
+            self._core = ov.Core()
+
+        def compile_model(self, graph, device, given):
+            settings.append(given)
+            return self._core.compile_model(graph, device, given)
+
+        def import_model(self, graph, device, given):
+            settings.append(given)
+            return self._core.import_model(graph, device, given)
+
+    names = ("Tensor", "AsyncInferQueue", "get_version")
+    fake = SimpleNamespace(Core=Core, **{name: getattr(ov, name) for name in names})
+    monkeypatch.setattr(openvino_engine, "ov", fake)
+    return settings
 
 
-def probabilities(classifier, pictures):
-    results = list(classifier.stream(pictures))
+def demo(**options):
+    """An engine that runs the bundled network, and random images of its size."""
+    engine = open_engine(resolve("demo"), RuntimeOptions("cpu", "openvino", **options))
+    crop = engine.config.preprocessing.crop
+    return engine, np.random.default_rng(0).integers(0, 256, (9, crop, crop, 3), np.uint8)
+
+
+def entry(weights, *, precision="fp32", crop=None):
+    return CacheEntry.of(weights, crop=crop, precision=precision, engine="openvino", version="1")
+
+
+def probabilities(classifier, images):
+    results = list(classifier.stream(images))
     return np.array(
         [[p.probability for p in sorted(r.predictions, key=lambda p: p.index)] for r in results]
     )
@@ -58,126 +96,246 @@ def probabilities(classifier, pictures):
 @pytest.mark.parametrize("weights", ["demo", "resnest14"])
 def test_probabilities_are_torchs(weights, legacy_checkpoint):
     given = {"model": "demo"} if weights == "demo" else {"weights": legacy_checkpoint}
-    pictures = [*EXAMPLES, *(drawn(300, 240, seed=seed) for seed in range(5))]
+    images = [*EXAMPLES, *(drawn(300, 240, seed=seed) for seed in range(5))]
     classes = 10 if weights == "demo" else 1000
     ours, torchs = (
         Classifier(**given, engine=engine, device="cpu", top_k=classes)
         for engine in ("openvino", "torch")
     )
     assert (ours.engine.name, ours.engine.precision) == ("openvino", "fp32")
-    a, b = (probabilities(c, pictures) for c in (ours, torchs))
+    a, b = (probabilities(c, images) for c in (ours, torchs))
     assert np.abs(a - b).max() <= 1e-5
     assert (np.argsort(-a)[:, :5] == np.argsort(-b)[:, :5]).all()
-    one = np.array([ours(picture).top1.probability for picture in EXAMPLES])
-    assert np.abs(one - a[: len(EXAMPLES)].max(1)).max() <= 1e-6
 
 
-def test_an_answer_does_not_depend_on_its_neighbours(kept, monkeypatch):
-    monkeypatch.setenv("RESNEST_HOME", str(kept))
+def test_an_image_has_one_result_alone_and_among_others(prepared, monkeypatch):
+    monkeypatch.setenv("RESNEST_HOME", str(prepared))
     classifier = Classifier("demo", engine="openvino")
-    pictures = [drawn(100, 80, seed=seed) for seed in range(21)]
-    whole = probabilities(classifier, pictures)
-    for start in (0, 7, 20):
-        left = probabilities_continued(classifier, pictures[start:])
-        assert np.array_equal(left, whole[start:])
+    images = [drawn(100, 80, seed=seed) for seed in range(21)]
+    whole = [result.predictions for result in classifier.stream(images)]
+    assert [classifier(image).predictions for image in images] == whole
+    for start in (7, 20):
+        assert [r.predictions for r in classifier.stream(images[start:])] == whole[start:]
 
 
-def probabilities_continued(classifier, pictures):
-    results = classifier.stream(pictures, continued=True)
-    return np.array(
-        [[p.probability for p in sorted(r.predictions, key=lambda p: p.index)] for r in results]
-    )[:, : classifier.top_k]
+def test_a_lone_image_is_computed_for_latency_where_that_gives_the_same_bits(loaded, home):
+    for _ in ("prepared", "from the cache"):
+        engine, pixels = demo()
+        alone = [engine.run(image[None], OUTPUTS) for image in pixels]
+        for index, together in enumerate(engine.run(pixels, OUTPUTS)):
+            assert all(
+                (one[index][0] == row).all() for one, row in zip(alone, together, strict=True)
+            )
+    used = [settings["PERFORMANCE_HINT"] for settings in loaded]
+    (note,) = (home / "compiled").glob("*.json")
+    if json.loads(note.read_text())["same_alone_on"] is None:  # another processor than we know
+        assert used == ["THROUGHPUT", "LATENCY", "THROUGHPUT"]
+    else:
+        assert used == ["THROUGHPUT", "LATENCY", "LATENCY", "THROUGHPUT"]
 
 
-def test_later_predictions_import_no_torch(kept):
+def test_a_configuration_that_rounds_otherwise_is_not_used(loaded, monkeypatch):
+    checkpoint = load_checkpoint(resolve("demo"))
+    state = {name: value * 1.001 for name, value in checkpoint.state.items()}
+    graph = with_pixels(
+        build_graph(state, checkpoint.config, OUTPUTS), checkpoint.config.preprocessing
+    )
+    core, import_model = openvino_engine.ov.Core, openvino_engine.ov.Core.import_model
+
+    def otherwise(self, stored, device, given):
+        if given["PERFORMANCE_HINT"] == "LATENCY":
+            return core.compile_model(self, graph, device, given)
+        return import_model(self, stored, device, given)
+
+    monkeypatch.setattr(core, "import_model", otherwise)
+    for _ in ("prepared", "from the cache"):
+        engine, pixels = demo(hint="latency")
+        (alone,) = engine.run(pixels[:1])
+        (together,) = engine.run(pixels)
+        assert (alone[0] == together[0]).all()
+    assert [s["PERFORMANCE_HINT"] for s in loaded] == ["THROUGHPUT", "LATENCY", "THROUGHPUT"]
+
+
+def test_what_is_loaded_follows_from_the_hint(prepared, monkeypatch, loaded):
+    monkeypatch.setenv("RESNEST_HOME", str(prepared))
+    demo()
+    assert loaded == []
+    engine, pixels = demo(hint="latency")
+    engine.run(pixels[:1])
+    assert len(loaded) == 1
+    for hint, first, then in (("throughput", 1, 9), (None, 9, 1)):
+        loaded.clear()
+        engine, pixels = demo(hint=hint)
+        engine.run(pixels[:first])
+        engine.run(pixels[:then])
+        assert [settings["PERFORMANCE_HINT"] for settings in loaded] == ["THROUGHPUT"]
+
+
+def test_threads_do_not_get_each_others_outputs(prepared, monkeypatch):
+    monkeypatch.setenv("RESNEST_HOME", str(prepared))
+    engine, pixels = demo()
+    expected = engine.run(pixels, OUTPUTS)
+    with ThreadPoolExecutor(4) as threads:
+        found = threads.map(lambda n: engine.run(pixels[: 1 + n % 9], OUTPUTS), range(36))
+        for outputs in found:
+            for array, whole in zip(outputs, expected, strict=True):
+                assert (array == whole[: len(array)]).all()
+
+
+@pytest.mark.slow
+def test_engines_that_are_dropped_right_after_a_run_end_in_peace(prepared):
     program = (
-        "import sys; from resnest_cli.cli import run\n"
-        "assert run() == 0\n"
+        "import numpy as np\n"
+        "from resnest_cli import RuntimeOptions\n"
+        "from resnest_cli.catalog.weights import resolve\n"
+        "from resnest_cli.engines.select import open_engine\n"
+        "for count in range(400):\n"
+        "    engine = open_engine(resolve('demo'), RuntimeOptions('cpu', 'openvino'))\n"
+        "    crop = engine.config.preprocessing.crop\n"
+        "    engine.run(np.zeros((1 + count % 4, crop, crop, 3), np.uint8))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        env=os.environ | {"RESNEST_HOME": str(prepared)},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["resnest14", "resnest50", "resnest50_fast_4s2x40d"])
+def test_photographs_have_one_result_alone_among_others_and_later(
+    name, precision, photos, tmp_path
+):
+    if precision not in supported_precisions():
+        pytest.skip(f"this processor has no {precision}")
+    config = ModelConfig.of_variant(get_variant(name))
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "x.safetensors", lively(ResNeSt(config.architecture)), config)
+    first, later = (
+        Classifier(weights=tmp_path / "x.safetensors", engine="openvino", precision=precision)
+        for _ in range(2)
+    )
+    whole = [(s.name, logits.tobytes()) for s, logits in first.logits(photos[:12])]
+    for classifier in (first, later):
+        alone = [row for photo in photos[:12] for row in classifier.logits([photo])]
+        assert [(s.name, logits.tobytes()) for s, logits in alone] == whole
+
+
+def test_an_exported_graph_gives_logits_alone(tmp_path):
+    state, config, _ = load_checkpoint(resolve("demo"))
+    graph = build_graph(state, config)
+    graph.set_rt_info(config.to_json(), CONFIG_PLACE)
+    ov.save_model(graph, tmp_path / "demo.xml", compress_to_fp16=False)
+    exported = open_engine(Weights(tmp_path / "demo.xml"), RuntimeOptions())
+    engine, pixels = demo()
+    np.testing.assert_allclose(exported.run(pixels)[0], engine.run(pixels)[0], atol=1e-5)
+    with pytest.raises(EngineError, match="gives no features: use the checkpoint"):
+        exported.run(pixels, (LOGITS, FEATURES))
+
+
+def test_the_first_run_and_later_ones_give_the_same_bytes(run, tmp_path):
+    first = run(*PREDICT)
+    assert first.returncode == 0, first.stderr
+    assert "Preparing demo for this CPU (once) ..." in first.stderr
+    assert "prepared in" in first.stderr
+    second = run(*PREDICT)
+    assert (second.stdout, second.stderr) == (first.stdout, "")
+    among = run("predict", *EXAMPLES, "-m", "demo", "--device", "cpu", "-f", "jsonl")
+    assert among.stdout.splitlines()[0] == first.stdout.strip()
+    run("predict", *EXAMPLES, "-m", "demo", "--device", "cpu", "-o", tmp_path / "all.jsonl")
+    assert (tmp_path / "all.jsonl").read_text() == among.stdout
+
+
+def test_a_prepared_network_needs_no_torch(prepared):
+    program = (
+        "import sys; from resnest_cli.cli.app import run\n"
+        "assert run(sys.argv[1:]) == 0\n"
         "assert 'openvino' in sys.modules\n"
-        "assert not {'torch', 'torchvision'} & set(sys.modules)\n"
+        "assert not {'torch', 'torchvision', 'openvino.tools'} & set(sys.modules)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, "predict", EXAMPLES[0], "-m", "demo", "--device", "cpu"],
-        env=os.environ | {"RESNEST_HOME": str(kept)}, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", program, *map(str, PREDICT)],
+        env=os.environ | {"RESNEST_HOME": str(prepared)},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "openvino" in done.stdout
-    assert "compil" not in done.stderr
+    assert done.stderr == ""
 
 
-def test_a_first_picture_is_answered_before_compiling(run):
-    first = run("predict", EXAMPLES[0], "-m", "demo", "--device", "cpu")
-    assert "torch" in first.stdout
-    assert "compiled in" in first.stderr
-    second = run("predict", EXAMPLES[0], "-m", "demo", "--device", "cpu")
-    assert "openvino" in second.stdout
-    assert second.stderr == ""
+def test_preparing_imports_no_converter_and_no_telemetry(home):
+    program = (
+        "import sys; from resnest_cli.cli.app import run\n"
+        "assert run(sys.argv[1:]) == 0\n"
+        "assert 'torch' in sys.modules\n"
+        "assert not {'openvino.tools', 'openvino_telemetry'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, PREDICT)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
-def test_processes_at_once_compile_once(tmp_path):
+def test_two_processes_prepare_once(tmp_path):
     environment = os.environ | {"RESNEST_HOME": str(tmp_path / "home")}
-    command = [*RESNEST, "predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino", "-f", "csv"]
     both = [
-        subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True)
+        subprocess.Popen([*RESNEST, *PREDICT], env=environment, stdout=-1, stderr=-1, text=True)
         for _ in range(2)
     ]
-    (first, said), (second, also) = (process.communicate(timeout=120) for process in both)
+    (first, log), (second, other) = (process.communicate(timeout=120) for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert first == second
-    assert (said + also).count("compiled in") == 1
+    assert (log + other).count("prepared in") == 1
 
 
-@pytest.mark.parametrize("harm", ["graph cut", "graph changed", "note cut", "note gone"])
-def test_damaged_entries_are_made_anew(harm, kept, tmp_path, monkeypatch, run):
-    whole = graph_of(kept, monkeypatch)
-    graph = graph_of(tmp_path / "home", monkeypatch)
-    graph.parent.mkdir(parents=True)
-    note = whole.with_suffix(".json").read_text()
-    content = bytearray(whole.read_bytes())
-    if harm == "graph changed":
+@pytest.mark.parametrize("damage", ["graph cut", "graph changed", "note cut", "note missing"])
+def test_damaged_entries_are_replaced(damage, prepared, home, run):
+    (graph,) = (prepared / "compiled").glob("*.graph")
+    (home / "compiled").mkdir(parents=True)
+    note = graph.with_suffix(".json").read_text()
+    content = bytearray(graph.read_bytes())
+    if damage == "graph changed":
         content[len(content) // 2] ^= 1
-    graph.write_bytes(content[: len(content) // 2] if harm == "graph cut" else content)
-    if harm != "note gone":
-        graph.with_suffix(".json").write_text(note[:50] if harm == "note cut" else note)
-    done = run("predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino", "-f", "jsonl")
+    copy = home / "compiled" / graph.name
+    copy.write_bytes(content[: len(content) // 2] if damage == "graph cut" else content)
+    if damage != "note missing":
+        copy.with_suffix(".json").write_text(note[:50] if damage == "note cut" else note)
+    done = run(*PREDICT)
     assert done.returncode == 0, done.stderr
-    assert "compiled in" in done.stderr
+    assert "prepared in" in done.stderr
     assert lines(done)[0]["predictions"][0]["label"] == "airplane"
-    again = run("predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino", "-f", "jsonl")
-    assert (again.stdout, again.stderr) == (done.stdout, "")
+    assert run(*PREDICT).stderr == ""
 
 
-def test_a_kill_while_compiling_leaves_nothing_half(run, tmp_path):
-    command = [*RESNEST, "predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino"]
-    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as process:
-        assert "compiling" in process.stderr.readline()
-        time.sleep(1)
+def test_a_kill_while_preparing_leaves_no_harm(run, home):
+    with subprocess.Popen([*RESNEST, *PREDICT], stdout=-1, stderr=-1, text=True) as process:
+        assert "Preparing" in process.stderr.readline()
         process.send_signal(signal.SIGKILL)
-    done = run("predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino")
+    assert not list((home / "compiled").glob("*.json"))  # it was not done
+    done = run(*PREDICT)
     assert done.returncode == 0, done.stderr
+    assert "prepared in" in done.stderr
 
 
-def test_another_precision_or_crop_is_another_entry(kept, monkeypatch):
-    own = graph_of(kept, monkeypatch)
-    assert own != graph_of(kept, monkeypatch, precision="bf16")
-    assert own != graph_of(kept, monkeypatch, crop=224)
+def test_another_precision_or_crop_is_another_entry():
+    demo = resolve("demo")
+    graphs = {entry(demo).graph, entry(demo, precision="bf16").graph, entry(demo, crop=224).graph}
+    assert len(graphs) == 3
 
 
 def test_a_published_network_has_one_entry_whatever_it_is_called(tmp_path):
-    (tmp_path / "weights").write_bytes(b"of resnest50")
-
-    def entry(*named, crop=None):
-        options = EngineOptions(*named, crop=crop)
-        return Entry.of(tmp_path / "weights", options, "openvino", "1").graph
-
-    assert entry() == entry("resnest50") == entry("resnest50d") == entry(crop=224)
-    assert entry() != entry(crop=288)
-    assert entry() != entry("resnest101")
-    assert entry(None, Path("a.pth")) != entry(None, Path("b.pth"))  # which says nothing of itself
+    file = tmp_path / "weights"
+    file.write_bytes(b"of resnest50")
+    published = Weights(file, "resnest50", published=True)
+    assert entry(published).graph == entry(published, crop=224).graph
+    assert entry(published).graph != entry(published, crop=288).graph
+    others = [Weights(file, "resnest101", published=True), Weights(file, "resnest50")]
+    assert len({entry(weights).graph for weights in (published, *others)}) == 3
 
 
-def test_bf16_is_taken_only_when_asked_for():
-    if "bf16" not in precisions_here():
+def test_bf16_is_used_only_when_chosen():
+    if "bf16" not in supported_precisions():
         pytest.skip("this processor has no bf16")
     exact, rounded = (
         Classifier("demo", engine="openvino", precision=p, top_k=10) for p in ("fp32", "bf16")
@@ -187,28 +345,15 @@ def test_bf16_is_taken_only_when_asked_for():
     assert 0 < np.abs(a - b).max() < 0.05
 
 
-def test_a_precision_that_the_processor_lacks_is_torchs(monkeypatch, run):
-    monkeypatch.setattr(openvino_engine, "precisions_here", lambda _=None: ["fp32"])
-    with pytest.raises(EngineError, match=r"does not compute in bf16 .* fp32\n.*--engine torch"):
-        open_engine(EngineOptions("demo", engine="openvino", precision="bf16"))
-    monkeypatch.setattr(base, "_sees_gpu", lambda: False)
-    assert chosen_engine(EngineOptions()) == "openvino"
-    assert chosen_engine(EngineOptions(precision="bf16")) == "torch"
-    classifier = Classifier("demo", precision="bf16", device="cpu", answer_first=True)
-    assert classifier.engine.name == "torch"
-    monkeypatch.setattr("resnest_cli.classifier.open_engine", lambda _: pytest.fail("compiled"))
-    classifier.compile()
-
-
-def test_no_more_threads_than_a_container_grants(kept, monkeypatch):
-    monkeypatch.setenv("RESNEST_HOME", str(kept))
+def test_no_more_threads_than_a_container_grants(monkeypatch, loaded):
     monkeypatch.setattr(openvino_engine, "limited_to", lambda: 1)
-    engine = open_engine(EngineOptions("demo", engine="openvino"))
-    for hint in ("LATENCY", "THROUGHPUT"):
-        assert engine._compiled(hint).get_property("INFERENCE_NUM_THREADS") == 1
+    monkeypatch.setattr(openvino_engine, "processors", lambda: 1)
+    engine, pixels = demo()
+    engine.run(pixels)
+    assert [settings["INFERENCE_NUM_THREADS"] for settings in loaded] == ["1", "1"]
 
 
-def test_pictures_of_another_size_are_compiled_for():
+def test_another_input_resolution():
     ours, torchs = (
         Classifier("demo", engine=e, crop=64, device="cpu", top_k=10) for e in ("openvino", "torch")
     )
@@ -216,42 +361,20 @@ def test_pictures_of_another_size_are_compiled_for():
     assert np.abs(probabilities(ours, EXAMPLES) - probabilities(torchs, EXAMPLES)).max() <= 1e-5
 
 
-def test_a_size_that_cannot_be_compiled_is_torchs_only(tmp_path):
-    state, card, _ = load_state("demo")
-    small = replace(card, preprocessing=replace(card.preprocessing, crop=16, resize=16))
-    save_checkpoint(tmp_path / "small.safetensors", build(state, small), small)
-    weights = tmp_path / "small.safetensors"
-    for engine in ("openvino", "ncnn"):
-        with pytest.raises(EngineError, match=r"16 pixels.*\n.*--engine torch"):
-            Classifier(weights=weights, engine=engine)
-    assert Classifier(weights=weights, engine="torch")(EXAMPLES[0]).top1
-
-
-def test_without_openvino_torch_is_taken_and_the_pip_command_named(monkeypatch):
-    monkeypatch.setattr(base, "find_spec", lambda name: None)
-    assert chosen_engine(EngineOptions(device="cpu")) == "torch"
-    with pytest.raises(EngineError, match=r"pip install 'resnest-cli\[fast\]'"):
-        open_engine(EngineOptions("demo", engine="openvino"))
-
-
-def test_what_auto_takes(monkeypatch):
-    monkeypatch.setattr(base, "_sees_gpu", lambda: False)
-    assert chosen_engine(EngineOptions()) == "openvino"
-    assert chosen_engine(EngineOptions(device="cpu")) == "openvino"
-    assert chosen_engine(EngineOptions(device="cuda")) == "torch"
-    assert chosen_engine(EngineOptions(precision="fp16")) == "torch"
-    monkeypatch.setattr(base, "_sees_gpu", lambda: True)
-    assert chosen_engine(EngineOptions()) == "torch"
-    monkeypatch.setenv("RESNEST_ENGINE", "torch")
-    assert chosen_engine(EngineOptions(device="cpu")) == "torch"
-    with pytest.raises(EngineError, match="--engine torch for cuda"):
-        open_engine(EngineOptions("demo", engine="openvino", device="cuda"))
+def test_a_resolution_of_one_last_pixel(tmp_path):
+    checkpoint = load_checkpoint(resolve("demo"))
+    view = replace(checkpoint.config.preprocessing, crop=16, resize=16)
+    config = replace(checkpoint.config, preprocessing=view)
+    save_checkpoint(tmp_path / "small.safetensors", checkpoint.network(), config)
+    ours, torchs = (
+        Classifier(weights=tmp_path / "small.safetensors", engine=e, device="cpu", top_k=10)
+        for e in ("openvino", "torch")
+    )
+    assert np.abs(probabilities(ours, EXAMPLES) - probabilities(torchs, EXAMPLES)).max() <= 1e-5
 
 
 def test_a_cache_that_cannot_be_written_costs_only_the_next_start(run, tmp_path):
     (tmp_path / "home").write_text("a file where the folder should be")
-    done = run("predict", EXAMPLES[0], "-m", "demo", "--engine", "openvino")
+    done = run(*PREDICT)
     assert done.returncode == 0, done.stderr
-    assert "not kept" in done.stderr
-    auto = run("predict", EXAMPLES[0], "-m", "demo", "--device", "cpu")
-    assert (auto.returncode, auto.stderr) == (0, "")  # and nothing is compiled in vain
+    assert "cannot be stored" in done.stderr

@@ -1,138 +1,161 @@
-"""`resnest evaluate` as people use it, with the network that comes with the package."""
-
-import csv
-import dataclasses
-import json
-import shutil
+"""Evaluations in Python: which images count, what is reported, what is refused."""
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from resnest_cli import Classifier
-from resnest_cli.evaluation.metrics import Share, measure
-from resnest_cli.evaluation.report import FILES, compare_with_published
-from resnest_cli.variants import get_variant
-from tests.conftest import ROOT, lines
-
-TRUTHS = {"aeroplane": "airplane", "boat": "ship", "car": "automobile"}
+from resnest_cli import Classifier, DecodeOptions, ModelSpec, RuntimeOptions, evaluate
+from resnest_cli.catalog.weights import Weights
+from resnest_cli.datasets.labelled_folder import LabelledFolder
+from resnest_cli.errors import DatasetError, OutputError, UsageError
+from resnest_cli.evaluation.evaluate import applies_exif
+from resnest_cli.progress import Progress
+from tests.conftest import FakeEngine, drawn
 
 
 @pytest.fixture
-def data(tmp_path):
-    """The example pictures in class folders, one of them among horses; and a broken one."""
-    for picture, name in TRUTHS.items():
-        (tmp_path / "data" / name).mkdir(parents=True)
-        shutil.copy(ROOT / "examples" / f"{picture}.jpg", tmp_path / "data" / name)
-    (tmp_path / "data" / "horse").mkdir()
-    shutil.copy(ROOT / "examples" / "car.jpg", tmp_path / "data" / "horse" / "no horse.jpg")
-    (tmp_path / "data" / "ship" / "broken.jpg").write_bytes(b"no picture")
-    return tmp_path / "data"
+def images(tmp_path):
+    """Nine images in three class folders, named by index; the sixth is broken."""
+    for number in range(9):
+        folder = tmp_path / "images" / str(number // 3)
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn(40, 40, seed=number).save(folder / f"{number}.png")
+    (tmp_path / "images" / "1" / "5.png").write_bytes(b"not an image")
+    return tmp_path / "images"
 
 
-def test_the_whole_report(data, run, tmp_path):
-    done = run("evaluate", data, "--model", "demo", "-o", "report")
-    assert done.returncode == 3
-    assert "top-1      75.00%" in done.stdout
-    assert "broken.jpg" in done.stderr
-    folder = tmp_path / "report"
-    assert {path.name for path in folder.iterdir()} == set(FILES)
-    figures = json.loads((folder / "metrics.json").read_text())
-    assert (figures["pictures"], figures["top1"]["value"], len(figures["failed"])) == (4, 0.75, 1)
-    (mistake,) = csv.DictReader((folder / "mistakes.csv").read_text().splitlines())
-    assert (mistake["true"], mistake["predicted"]) == ("horse", "automobile")
-    head, *rows = csv.reader((folder / "confusion.csv").read_text().splitlines())
-    assert next(r for r in rows if r[0] == "horse")[head.index("automobile")] == "1"
-    for name in ("confusion.png", "reliability.png", "mistakes.jpg"):
-        with Image.open(folder / name) as image:
-            assert image.width > 300
-    again = run("evaluate", data, "--model", "demo", "-o", "report")
-    assert (again.returncode, "--overwrite" in again.stderr) == (1, True)
-    for path in (data / "ship" / "broken.jpg", data / "horse" / "no horse.jpg"):
-        path.unlink()
-    clean = run("evaluate", data, "--model", "demo", "-o", "report", "--overwrite")
-    assert clean.returncode == 0, clean.stderr
-    assert {path.name for path in folder.iterdir()} == set(FILES) - {"failed.csv", "mistakes.jpg"}
+@pytest.fixture
+def classifier():
+    return Classifier(engine=FakeEngine())
 
 
-def test_a_report_among_the_classes_would_be_one(data, run):
-    done = run("evaluate", data, "--model", "demo", "-o", data / "report")
-    assert (done.returncode, "taken for a class" in done.stderr) == (2, True)
+def names(evaluation):
+    return "".join(path[-5] for path in evaluation.paths)
 
 
-def test_probabilities_are_those_of_predict(data, run, tmp_path):
-    run("evaluate", data, "--model", "demo", "-o", "report")
-    done = run("predict", data, "--model", "demo", "-f", "jsonl", "--top-k", "1")
-    predicted = {row["path"]: row["predictions"] for row in lines(done)}
-    for row in csv.DictReader((tmp_path / "report" / "predictions.csv").read_text().splitlines()):
-        (best,) = predicted[row["path"]]
-        assert best["label"] == row["predicted"]
-        assert best["probability"] == pytest.approx(float(row["confidence"]), abs=1e-5)
+def test_logits_are_the_classifiers_and_labels_the_folders(images, classifier):
+    result = evaluate(images, classifier)
+    assert names(result) == "01234678"
+    assert result.labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+    expected = np.stack([logits for _, logits in classifier.logits(result.paths)])
+    assert (result.logits == expected).all()
+    correct = expected.argmax(1) == result.labels
+    assert result.metrics.top1.value == correct.mean()
+    assert result.mistakes() == sorted(
+        np.flatnonzero(~correct), key=lambda i: -confidence(expected[i])
+    )
+    assert result.network == classifier.describe()
 
 
-def test_a_list_of_truths(run, tmp_path):
-    rows = "".join(f"{picture},{name}\n" for picture, name in TRUTHS.items())
-    (tmp_path / "truths.csv").write_text(rows)
-    options = ["--labels-file", "truths.csv", "--model", "demo", "-f", "json"]
-    done = run("evaluate", ROOT / "examples", *options)
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)
-    assert figures["top1"]["value"] == 1
-    assert figures["macro"]["f1"] == 1
+def confidence(logits):
+    powers = np.exp(logits - logits.max())
+    return (powers / powers.sum()).max()
 
 
-def test_calibration_divides_the_logits(data, run, tmp_path):
-    done = run("evaluate", data, "--model", "demo", "--calibrate", "cal.safetensors", "-f", "json")
-    temperature = json.loads(done.stdout)["temperature"]
-    assert temperature["loss_after"] <= temperature["loss_before"]
-    before = Classifier("demo")
-    after = Classifier(weights=tmp_path / "cal.safetensors")
-    picture = ROOT / "examples" / "car.jpg"
-    ((_, a),), ((_, b),) = (list(c.logits([picture])) for c in (before, after))
-    assert b * temperature["temperature"] == pytest.approx(a, rel=1e-3, abs=1e-3)
-    assert after.card.labels == before.card.labels
+def test_images_that_cannot_be_read_are_listed_with_the_reason(images, classifier, caplog):
+    (failed,) = evaluate(images, classifier).failed
+    assert failed[0].endswith("5.png")
+    assert "not an image" in failed[1]
+    assert "1 image cannot be read" in caplog.text
 
 
-WRONG = [
-    (["--bins", "1"], 2, "--bins"),
-    (["--calibrate", "x.pth"], 2, ".safetensors"),
-    (["--weights", "x.onnx", "--calibrate", "x.safetensors"], 2, "checkpoint that it was exported"),
-    (["-o", "/proc/nowhere"], 1, "cannot be written to"),
-    (["--labels-file", "none.csv"], 1, "none.csv"),
-    (["--weights", "none.pth"], 1, "No such file"),
-    (["--model", "demo", "--weights", "x.pth"], 2, "demo is the bundled"),
-]
+def test_progress_is_reported_image_by_image(images, classifier):
+    calls = []
+
+    class Calls(Progress):
+        def start(self, task, done=0):
+            calls.append(task)
+
+        def total(self, count):
+            calls.append(count)
+
+        def advance(self):
+            calls.append("+")
+
+        def finish(self):
+            calls.append("end")
+
+    evaluate(images, classifier, progress=Calls())
+    assert calls == ["evaluating", 9, *"+++++++++", "end"]
 
 
-@pytest.mark.parametrize(("options", "code", "words"), WRONG, ids=str)
-def test_wrong_options(data, run, options, code, words):
-    done = run("evaluate", data, *options)
-    assert (done.returncode, done.stderr.count("\n") <= 3) == (code, True), done.stderr
-    assert words in done.stderr
+def test_a_limit_takes_images_of_all_classes(images, classifier):
+    assert names(evaluate(LabelledFolder(images, limit=3), classifier)) == "036"
+
+
+def test_classes_the_network_lacks_are_an_error_unless_skipped(images):
+    two = Classifier(engine=FakeEngine(classes=2))
+    with pytest.raises(DatasetError, match="1 of the 3 classes in the data are unknown"):
+        evaluate(images, two)
+    assert names(evaluate(images, two, skip_unknown=True)) == "01234"
+
+
+def test_no_readable_image_is_an_error(images, classifier):
+    with pytest.raises(DatasetError, match="no image can be read: 1 image failed"):
+        evaluate(LabelledFolder(images, include=("5.png",)), classifier)
+
+
+def test_outputs_that_are_not_finite_are_an_error(images):
+    class Broken(FakeEngine):
+        def run(self, pixels, outputs=("logits",)):
+            return [np.full((len(pixels), 10), np.nan, np.float32) for _ in outputs]
+
+    with pytest.raises(DatasetError, match="NaN or infinite"):
+        evaluate(images, Classifier(engine=Broken()))
+
+
+def test_a_classifier_keeps_its_own_options(images, classifier):
+    for options in ({"runtime": RuntimeOptions()}, {"decode": DecodeOptions()}):
+        with pytest.raises(UsageError, match="a classifier has its own"):
+            evaluate(images, classifier, **options)
 
 
 @pytest.mark.parametrize(
-    ("top1", "pictures", "preprocess", "crop", "agrees"),
+    ("spec", "applied"),
     [
-        (0.8096, 50_000, "default", None, True),
-        (0.8070, 50_000, "default", None, False),
-        (0.8103, 50_000, "paper", None, True),
-        (0.80, 2_000, "default", None, True),
-        (0.70, 2_000, "default", None, False),
-        (0.80, 50_000, "hub", None, None),
-        (0.8096, 50_000, "default", 288, None),
+        (ModelSpec(), False),
+        (ModelSpec("resnest50"), False),
+        (ModelSpec("resnest50d"), False),
+        (ModelSpec("demo"), True),
+        (ModelSpec("best.safetensors"), True),
+        (ModelSpec("resnest50", "best.pth"), True),
     ],
 )
-def test_a_published_figure_is_reproduced_or_not(top1, pictures, preprocess, crop, agrees):
-    rng = np.random.default_rng(0)
-    truths = np.arange(2000) % 1000
-    metrics = measure(rng.normal(size=(2000, 1000)).astype(np.float32), truths)
-    half = 1.96 * (top1 * (1 - top1) / pictures) ** 0.5
-    shown = Share(top1, top1 - half, top1 + half)
-    metrics = dataclasses.replace(metrics, top1=shown, pictures=pictures)
-    preprocessing = get_variant("resnest50").preprocessing.named(preprocess).sized(crop, None)
-    found = compare_with_published("resnest50", preprocessing, metrics, labelled_as_imagenet=True)
-    assert found.agrees == agrees
-    assert ("--preprocess default" in found.reason) == (agrees is None)
-    assert not compare_with_published("demo", preprocessing, metrics, labelled_as_imagenet=False)
-    assert get_variant("resnest50").accuracy.timm == 80.958
+def test_exif_is_ignored_for_published_models_only(spec, applied):
+    assert applies_exif(spec) == applied
+
+
+def test_the_exif_orientation_counts_where_it_is_applied(tmp_path):
+    exif = drawn().getexif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    (tmp_path / "images" / "ship").mkdir(parents=True)
+    drawn().save(tmp_path / "images" / "ship" / "x.jpg", exif=exif)
+    applied = evaluate(tmp_path / "images", "demo")
+    ignored = evaluate(tmp_path / "images", "demo", decode=DecodeOptions(exif=False))
+    assert not np.allclose(applied.logits, ignored.logits, atol=1e-3)
+    assert "EXIF" not in applied.network
+    assert ignored.network.endswith(" · EXIF orientation ignored")
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(images, tmp_path):
+    engine = FakeEngine()
+    classifier = Classifier(engine=engine)
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "metrics.json").touch()
+    (tmp_path / "there.safetensors").touch()
+    refused = [
+        (OutputError, "`overwrite`", {"output": report}),
+        (OutputError, "must be a folder", {"output": report / "metrics.json"}),
+        (UsageError, "taken for a class", {"output": images / "report"}),
+        (OutputError, "`overwrite`", {"calibrate": tmp_path / "there.safetensors"}),
+        (OutputError, "does not exist", {"calibrate": tmp_path / "none" / "x.safetensors"}),
+        (UsageError, "must be a .safetensors file", {"calibrate": tmp_path / "x.pth"}),
+        (UsageError, "`bins` must be 2 to 1000, not 1", {"bins": 1}),
+    ]
+    for error, words, options in refused:
+        with pytest.raises(error, match=words):
+            evaluate(images, classifier, **options)
+    engine.weights = Weights(tmp_path / "x.onnx")
+    with pytest.raises(UsageError, match=r"checkpoint that '.*x\.onnx' was exported from"):
+        evaluate(images, classifier, calibrate=tmp_path / "x.safetensors")
+    assert engine.batches == []

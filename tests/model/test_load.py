@@ -1,21 +1,22 @@
-"""Checkpoints as they are found in the wild."""
+"""Checkpoints as they are found in the wild: read to the same network, or refused with a reason."""
 
 import argparse
-import json
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from resnest_cli import load_model
-from resnest_cli.card import ModelCard
+from resnest_cli.catalog.config import ModelConfig
+from resnest_cli.catalog.labels import Labels
+from resnest_cli.catalog.variants import VARIANTS, get_variant
+from resnest_cli.catalog.weights import resolve
 from resnest_cli.errors import CheckpointError, UsageError
-from resnest_cli.labels import Labels
-from resnest_cli.model.load import build, load_state, read_state, save_checkpoint
-from resnest_cli.model.shapes import fitting_variants, infer_architecture
-from resnest_cli.variants import VARIANTS, get_variant
+from resnest_cli.model.checkpoint import load_checkpoint, read_state, save_checkpoint
+from resnest_cli.model.identify import fitting_variants, infer_architecture
+from resnest_cli.model.resnest import ResNeSt
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,11 @@ def expected(state):
     return logits(network)
 
 
-def unwrapped(state):
+def load(path, model=None):
+    return load_checkpoint(resolve(model, path))
+
+
+def plain(state):
     return state
 
 
@@ -59,9 +64,7 @@ def without_counters(state):
 
 
 @pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
-@pytest.mark.parametrize(
-    "wrap", [unwrapped, lightning, distributed, compiled_ema, without_counters]
-)
+@pytest.mark.parametrize("wrap", [plain, lightning, distributed, compiled_ema, without_counters])
 def test_pth_files_of_both_formats_however_wrapped(state, expected, tmp_path, wrap, legacy):
     path = tmp_path / "resnest14.pth"
     torch.save(wrap(state), path, _use_new_zipfile_serialization=not legacy)
@@ -74,30 +77,47 @@ def test_safetensors(state, expected, tmp_path):
     assert torch.equal(logits(load_model("resnest14", weights=path)), expected)
 
 
-def test_half_precision_weights_are_brought_to_fp32(state, tmp_path):
+def test_half_precision_weights_become_fp32(state, tmp_path):
     path = tmp_path / "half.pth"
     torch.save({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, path)
     assert load_model(weights=path).fc.weight.dtype == torch.float32
 
 
-def test_a_checkpoint_of_our_own_says_everything(state, expected, tmp_path):
+def test_our_own_checkpoint_describes_itself(legacy_checkpoint, state, expected, tmp_path):
     variant = get_variant("resnest14")
     labels = Labels(tuple(f"name {i}" for i in range(1000)))
-    card = ModelCard(
+    config = ModelConfig(
         "mine", variant.architecture, 1000, 3, variant.preprocessing.named("paper"), labels, "1.0"
     )
     path = tmp_path / "mine.safetensors"
-    save_checkpoint(path, build(state, ModelCard.of_variant(variant)), card)
-    loaded = load_state(weights=path)
-    assert loaded.card == card
+    save_checkpoint(path, load(legacy_checkpoint).network(), config)
+    loaded = load(path)
+    assert loaded.config == config
     assert all(torch.equal(loaded.state[key], value) for key, value in state.items())
     # how tensors lie in memory decides in which order they are added up
     torch.testing.assert_close(logits(load_model(weights=path)), expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(CheckpointError, match="holds mine, not resnest50"):
-        load_state("resnest50", weights=path)
+    with pytest.raises(CheckpointError, match="holds mine, not resnest50; leave out `model`"):
+        load(path, "resnest50")
 
 
-def test_building_draws_no_random_number(legacy_checkpoint):
+@pytest.mark.parametrize("half", [False, True])
+def test_weights_that_fp16_holds_exactly_are_stored_in_fp16(half, tmp_path):
+    checkpoint = load_checkpoint(resolve("demo"))
+    state = {k: v.half().float() if v.ndim > 1 else v for k, v in checkpoint.state.items()}
+    state["fc.weight"] = state["fc.weight"] * 1.0001
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, checkpoint._replace(state=state).network(), checkpoint.config, half=half)
+    stored = load_file(path)
+    wide = {name for name, value in stored.items() if value.dtype == torch.float32}
+    assert ("fc.weight" in wide) is not half
+    assert "layer1.0.conv1.weight" not in wide
+    assert {"fc.bias", "bn1.running_var"} <= wide
+    again = load(path).state
+    assert all(torch.equal(again[k], v) for k, v in state.items() if k != "fc.weight" or not half)
+    torch.testing.assert_close(again["fc.weight"], state["fc.weight"], rtol=1e-3, atol=1e-6)
+
+
+def test_loading_draws_no_random_number(legacy_checkpoint):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     load_model("resnest14", weights=legacy_checkpoint)
@@ -125,18 +145,20 @@ def test_another_number_of_classes_and_channels(legacy_checkpoint, state):
         torch.testing.assert_close(ours.conv1[0].weight.data, theirs)
 
 
-def test_a_checkpoint_of_other_classes_is_taken_as_it_is(tmp_path):
+def test_a_checkpoint_of_other_classes_is_taken_unchanged(tmp_path):
     path = tmp_path / "five.pth"
     torch.save(timm.create_model("resnest14d", num_classes=5).state_dict(), path)
-    loaded = load_state(weights=path)
-    assert (loaded.card.name, loaded.card.num_classes, loaded.card.labels) == ("resnest14", 5, None)
+    loaded = load(path)
+    assert (loaded.config.name, loaded.config.num_classes, loaded.config.labels) == (
+        "resnest14",
+        5,
+        None,
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
-def test_variants_are_known_by_their_shapes(variant):
+def test_variants_are_identified_by_their_shapes(variant):
     with torch.device("meta"):
-        from resnest_cli.model.resnest import ResNeSt
-
         state = ResNeSt(variant.architecture).state_dict()
     assert variant in fitting_variants(state)
     found = infer_architecture(state)
@@ -153,10 +175,10 @@ def test_a_file_name_decides_between_variants_of_the_same_shapes(tmp_path, caplo
         ("resnest50-mine.pth", "resnest50"),
     ):
         torch.save(state, tmp_path / name)
-        assert load_state(weights=tmp_path / name).card.name == expected
+        assert load(tmp_path / name).config.name == expected
     assert not caplog.messages
     torch.save(state, tmp_path / "mine.pth")
-    assert load_state(weights=tmp_path / "mine.pth").card.name == "resnest50"
+    assert load(tmp_path / "mine.pth").config.name == "resnest50"
     assert "resnest50_fast_2s1x64d has the same shapes" in caplog.text
 
 
@@ -165,7 +187,7 @@ def test_a_mismatch_says_what_differs_and_what_the_file_looks_like(legacy_checkp
         load_model("resnest101", weights=legacy_checkpoint)
     message = str(caught.value)
     assert "is missing" in message
-    assert "looks like resnest14: use --model resnest14" in message
+    assert "looks like resnest14: use `model=resnest14`" in message
     assert message.count("\n") == 1
 
 
@@ -194,9 +216,13 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path, monkeypatch, legacy):
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut", "cut-safetensors", "other"])
-def test_files_that_are_no_checkpoint_are_told_so(kind, legacy_checkpoint, state, tmp_path):
+def test_files_that_are_not_checkpoints_are_refused(kind, legacy_checkpoint, state, tmp_path):
     path = tmp_path / ("x.safetensors" if "safetensors" in kind else "x.pth")
-    match = {"missing": "No such file", "empty": "is empty", "other": "no ResNeSt"}.get(kind)
+    match = {
+        "missing": "No such file",
+        "empty": "is empty",
+        "other": "does not hold a ResNeSt",
+    }.get(kind)
     if kind == "empty":
         path.touch()
     elif kind == "text":
@@ -213,41 +239,13 @@ def test_files_that_are_no_checkpoint_are_told_so(kind, legacy_checkpoint, state
 
 
 @pytest.mark.parametrize(
-    "card", ["[]", "{}", "not json", '{"format": 2}', '{"format": 1, "name": "x"}']
+    "config", ["[]", "{}", "not json", '{"format": 2}', '{"format": 1, "name": "x"}']
 )
-def test_a_card_that_makes_no_sense_is_refused(card, state, tmp_path):
+def test_an_absurd_config_is_refused(config, state, tmp_path):
     path = tmp_path / "x.safetensors"
-    save_file({k: v.clone() for k, v in state.items()}, path, {"resnest": card})
-    with pytest.raises(CheckpointError, match="card"):
+    save_file({k: v.clone() for k, v in state.items()}, path, {"resnest": config})
+    with pytest.raises(CheckpointError, match="config"):
         read_state(path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"name": 5},
-        {"num_classes": "1000"},
-        {"num_classes": -1},
-        {"in_channels": -3},
-        {"preprocessing": {"crop": 224.5}},
-        {"preprocessing": {"std": [1, 1, float("inf")]}},
-        {"labels": {"names": ["a"] * 1000, "wnids": ["n1"]}},
-        {"labels": {"names": ["a"] * 999, "wnids": None}},
-        {"architecture": {"blocks": [1, 1, 1]}},
-        {"architecture": {"radix": 10**6}},
-        {"architecture": {"width": 0}},
-        {"architecture": {"width": "1"}},
-        {"recipe": [1]},
-    ],
-    ids=str,
-)
-def test_a_card_with_absurd_values_is_refused(change):
-    values = json.loads(ModelCard.of_variant(get_variant("resnest14")).to_json())
-    for key, value in change.items():
-        nested = isinstance(value, dict) and key != "labels"
-        values[key] = values[key] | value if nested else value
-    with pytest.raises(ValueError, match=r"."):
-        ModelCard.from_json(json.dumps(values))
 
 
 @pytest.mark.parametrize(
@@ -260,13 +258,23 @@ def test_a_card_with_absurd_values_is_refused(change):
     ids=["0-d", "sparse", "meta"],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_tensors_that_are_not_plain_are_refused(odd, state, tmp_path):
+def test_sparse_and_empty_tensors_are_refused(odd, state, tmp_path):
     path = tmp_path / "odd.pth"
     torch.save(state | {"conv1.0.weight": odd}, path)
     with pytest.raises(CheckpointError, match=r"odd\.pth"):
         load_model(weights=path)
 
 
-def test_a_wrong_name_is_a_wrong_command_line():
+def test_a_wrong_name_is_a_usage_error():
     with pytest.raises(UsageError):
         load_model("resnet50")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_graphs_and_programs_are_not_checkpoints(suffix, tmp_path):
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"anything")
+    with pytest.raises(
+        CheckpointError, match=r"holds a (graph|program), which .*\nuse the checkpoint"
+    ):
+        read_state(path)

@@ -1,6 +1,5 @@
-"""A training run that is stopped, gone on with, or begun where another has been."""
+"""Runs that are interrupted, killed, resumed, repeated, or started over an earlier one."""
 
-import csv
 import json
 import os
 import random
@@ -8,216 +7,299 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
 
-from resnest_cli.errors import CheckpointError, ResNeStError, UsageError
-from resnest_cli.files import claimed
-from resnest_cli.training.folder import RunFolder
-from resnest_cli.training.state import read_state
+from resnest_cli.catalog.weights import resolve
+from resnest_cli.errors import CheckpointError, ResNeStError
+from resnest_cli.model.checkpoint import load_checkpoint, save_checkpoint
+from resnest_cli.training import data as data_module
+from resnest_cli.training.state import TrainingState
 from tests.conftest import RESNEST
-from tests.training.conftest import SHORT
+from tests.training.conftest import SHORT, colours, history, same_weights
 
-KILLS = int(os.environ.get("RESNEST_TEST_KILLS", "3"))
+KILLS = int(os.environ.get("RESNEST_TEST_KILLS", "8"))
 
 
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """Ctrl-C while the n-th image from here on is decoded for training."""
+
+    def set_up(number: int) -> None:
+        count, decoded = iter(range(1, 10**9)), data_module.as_source
+
+        def as_source(path):
+            if next(count) == number:
+                os.kill(os.getpid(), signal.SIGINT)
+            return decoded(path)
+
+        monkeypatch.setattr(data_module, "as_source", as_source)
+
+    return set_up
+
+
+@pytest.fixture
+def interrupted(data, run, tmp_path, interrupt_at):
+    """The command of a run that was interrupted in its second epoch."""
+    command = ["train", data, *SHORT, "-o", "out"]
+    interrupt_at(60)
+    done = run(*command)
+    assert (done.returncode, "--resume continues" in done.stderr) == (130, True), done.stderr
+    return command
+
+
+def test_interruptions_anywhere_change_nothing(trained, data, run, tmp_path, interrupt_at):
+    """An epoch decodes 40 training and 4 validation images; several interruptions in one run."""
+    command = ["train", data, *SHORT, "-o", "out"]
+    codes = []
+    for number in (1, 20, 10, 4, 12, 5):  # the third while validating, the last in the last step
+        interrupt_at(number)
+        codes.append(run(*command, *(["--resume"] if codes else [])).returncode)
+    assert codes == [130] * 6
+    done = run(*command, "--resume")
+    assert (done.returncode, "resuming in epoch 2 of 2" in done.stderr) == (0, True), done.stderr
+    assert same_weights(tmp_path / "out", trained[0])
+    timing = ("images_per_second", "seconds")
+    kept, expected = (
+        [{k: v for k, v in row.items() if k not in timing} for row in history(folder)]
+        for folder in (tmp_path / "out", trained[0])
+    )
+    assert kept == expected
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_a_killed_run_resumes_to_the_same_weights(data, run, tmp_path):
+    """A real kill, with decoding processes of which the uninterrupted run has none."""
+    command = ["train", data, *SHORT, "--epochs", "9", "-o"]
+    killed = [*RESNEST, *command, tmp_path / "out", "-j", "2"]
+    with subprocess.Popen(killed, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "epoch 1/9" in line:
+                break
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    for folder, resume in (("out", ["--resume"]), ("whole", [])):
+        done = run(*command, folder, *resume)
+        assert done.returncode == 0, done.stderr
+    assert same_weights(tmp_path / "out", tmp_path / "whole")
+
+
+@pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(trained, data, tmp_path):
-    """Killed, interrupted, terminated; the weights in the end are the same to the bit."""
-    whole, _ = trained
+    """Killed, interrupted, terminated; the final weights are the same to the bit."""
     command = [*RESNEST, "train", data, *SHORT, "-o", tmp_path / "out", "-q"]
-    begun = []
+    resume = []
     for number in range(KILLS):
-        with subprocess.Popen([*command, *begun], stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen([*command, *resume], stderr=subprocess.PIPE, text=True) as process:
             deadline = time.monotonic() + 60
             while not (tmp_path / "out").exists() and process.poll() is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
             time.sleep(random.uniform(0, 4))
             process.send_signal((signal.SIGKILL, signal.SIGINT, signal.SIGTERM)[number % 3])
-            _, said = process.communicate(timeout=60)
-        assert "Traceback" not in said
-        begun = ["--resume"]
+            _, errors = process.communicate(timeout=60)
+        assert "Traceback" not in errors
+        resume = ["--resume"]
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for name in ("best.safetensors", "last.safetensors"):
-        assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
-    kept, expected = (
-        [list(r.values())[:6] for r in csv.DictReader((f / "history.csv").read_text().splitlines())]
-        for f in (tmp_path / "out", whole)
-    )
-    assert kept == expected
-    assert not list((tmp_path / "out").glob("*.part"))
+    assert same_weights(tmp_path / "out", trained[0])
 
 
-def test_overwriting_keeps_what_it_begins_from_until_an_epoch_is_done(trained, data, run, tmp_path):
-    shutil.copytree(trained[0], tmp_path / "out")
-    best = tmp_path / "out" / "best.safetensors"
-    begun = ["--weights", best, "-o", "out", "--overwrite", "--epochs", "1"]
-    wrong = run("train", data, *begun, "--crop", "8")
-    assert (wrong.returncode, best.exists()) == (2, True)
-    with subprocess.Popen([*RESNEST, "train", data, *begun], cwd=tmp_path) as process:
-        while not (tmp_path / "out" / "state.pt").exists() and process.poll() is None:
-            time.sleep(0.01)
-        process.kill()
-    left = {path.name for path in (tmp_path / "out").iterdir()}
+def test_sigterm_to_the_whole_group_stops_in_order(data, tmp_path):
+    """As `timeout`, systemd and batch systems stop programs: the workers receive it, too."""
+    command = [
+        *RESNEST,
+        "train",
+        data,
+        *SHORT,
+        "--epochs",
+        "500",
+        "-j",
+        "2",
+        "-o",
+        tmp_path / "out",
+    ]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        for line in process.stderr:
+            if "epoch   1/500" in line:
+                break
+        os.killpg(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, "Error" in errors) == (130, False), errors
+    assert (tmp_path / "out" / "state.pt").exists()
+
+
+def test_a_summary_repeats_a_run(trained, data, run, tmp_path):
+    """With one option, to the bit; options on the command line take precedence."""
+    summary = ["--recipe", trained[0] / "summary.json"]
+    assert run("train", data, *summary, "-o", "again").returncode == 0
+    assert same_weights(tmp_path / "again", trained[0])
+    assert run("train", data, *summary, "--seed", "1", "-o", "other").returncode == 0
+    assert not same_weights(tmp_path / "other", trained[0])
+    recipes = [json.loads((f / "summary.json").read_text())["recipe"]
+               for f in (trained[0], tmp_path / "again", tmp_path / "other")]  # fmt: skip
+    assert recipes[0] == recipes[1] == recipes[2] | {"seed": 0}
+
+
+def test_a_summary_repeats_fine_tuning_of_the_same_weights_only(trained, data, run, tmp_path):
+    first = tmp_path / "first.safetensors"
+    shutil.copy(trained[0] / "best.safetensors", first)
+    options = ["--weights", "first.safetensors", "--epochs", "1", "-j", "0"]
+    teacher = ["--teacher", "first.safetensors", "--val", data]
+    assert run("train", data, *options, *teacher, "-o", "out").returncode == 0
+    repeat = ["train", data, "-j", "0", "--recipe", "out/summary.json", "-o"]
+    assert run(*repeat, "again").returncode == 0
+    assert same_weights(tmp_path / "again", tmp_path / "out")
+    checkpoint = load_checkpoint(resolve(weights=first))
+    network = checkpoint.network()
+    network.fc.bias.data += 1
+    save_checkpoint(first, network, checkpoint.config)
+    changed = run(*repeat, "changed")
+    assert (changed.returncode, "has other weights" in changed.stderr) == (2, True), changed.stderr
+    given = run(*repeat, "given", "--weights", trained[0] / "best.safetensors")
+    assert (given.returncode, "has other teachers" in given.stderr) == (2, True), given.stderr
+
+
+def test_overwriting_keeps_initial_weights_until_an_epoch_is_done(
+    trained, data, run, tmp_path, interrupt_at
+):
+    out = shutil.copytree(trained[0], tmp_path / "out")
+    command = ["train", data, "--weights", out / "best.safetensors", "-o", "out", "-j", "0"]
+    wrong = run(*command, "--overwrite", "--crop", "8")
+    assert (wrong.returncode, (out / "best.safetensors").exists()) == (2, True)
+    interrupt_at(1)
+    assert run(*command, "--overwrite", "--epochs", "1").returncode == 130
+    left = {path.name for path in out.iterdir()}
     assert {"state.pt", "best.safetensors"} <= left
     assert "last.safetensors" not in left
-    (tmp_path / "out" / "state.pt").unlink()  # as if the kill had come still earlier
-    done = run("train", data, "-o", "out", "--resume")
+    (out / "state.pt").unlink()  # as if it had been interrupted still earlier
+    done = run("train", data, "-o", "out", "-j", "0", "--resume")
     assert done.returncode == 0, done.stderr
 
 
-def test_overwriting_leaves_nothing_of_the_run_before(data, run, tmp_path):
+def test_overwriting_leaves_nothing_of_the_earlier_run(data, run, tmp_path):
     (tmp_path / "out").mkdir()
     for name in ("skipped.csv", "last.safetensors", "val.csv"):
-        (tmp_path / "out" / name).write_text("of an earlier run")
+        (tmp_path / "out" / name).write_text("from an earlier run")
     done = run("train", data, *SHORT, "--no-check", "--overwrite", "-o", "out")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "out" / "skipped.csv").exists()
 
 
-def test_resume_never_begins_anew_where_something_is(trained, data, run, tmp_path):
+def test_resume_never_starts_from_scratch_over_results(trained, data, run, tmp_path):
     shutil.copytree(trained[0], tmp_path / "out")
     (tmp_path / "out" / "summary.json").unlink()
-    before = (tmp_path / "out" / "best.safetensors").read_bytes()
     done = run("train", data, *SHORT, "-o", "out", "--resume")
-    assert (done.returncode, "state.pt" in done.stderr) == (1, True)
-    assert (tmp_path / "out" / "best.safetensors").read_bytes() == before
+    assert (done.returncode, "state.pt is missing" in done.stderr) == (1, True)
+    assert same_weights(tmp_path / "out", trained[0])
 
 
-def test_resume_says_at_once_that_there_is_nothing_to_go_on_with(run):
+def test_resume_warns_immediately_that_there_is_nothing_to_resume(run):
     done = run("train", "data", "-o", "mistyped", "--resume")
     first, second = done.stderr.splitlines()[:2]
-    assert "'mistyped' holds no run to go on with" in first
+    assert "nothing to resume in 'mistyped'" in first
     assert "data" in second
 
 
-def test_a_disk_that_takes_no_more(trained, data, run, tmp_path):
-    """Nothing finished is lost, and the run goes on once there is room."""
-    limit = (40_000, 40_000)  # bytes a file, less than a state has
-    options = [*SHORT, "--workers", "0", "-o", "out"]
-    done = run(
-        "train", data, *options, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    )
+def test_a_full_disk(trained, data, run, tmp_path):
+    """Nothing finished is lost, and the run resumes once there is space."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))  # less than a state has
+    try:
+        done = run("train", data, *SHORT, "-o", "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (done.returncode, "is the disk full?" in done.stderr) == (1, True), done.stderr
     assert not list((tmp_path / "out").glob("*.part"))
-    assert run("train", data, *options, "--resume").returncode == 0
-    ours, theirs = tmp_path / "out" / "last.safetensors", trained[0] / "last.safetensors"
-    assert ours.read_bytes() == theirs.read_bytes()
+    assert run("train", data, *SHORT, "-o", "out", "--resume").returncode == 0
+    assert same_weights(tmp_path / "out", trained[0])
 
 
-def test_a_run_that_is_there_is_never_replaced_unasked(trained, data, run):
-    folder, _ = trained
-    before = (folder / "best.safetensors").read_bytes()
-    done = run("train", data, *SHORT, "-o", folder)
-    assert done.returncode == 1
-    assert "--resume" in done.stderr
-    ended = run("train", data, *SHORT, "-o", folder, "--resume")
+def test_an_existing_run_is_never_replaced_unasked(trained, data, run, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "out")
+    done = run("train", data, *SHORT, "-o", "out")
+    assert (done.returncode, "--resume" in done.stderr) == (1, True)
+    ended = run("train", data, *SHORT, "-o", "out", "--resume")
     assert (ended.returncode, "has ended" in ended.stderr) == (0, True)
-    assert (folder / "best.safetensors").read_bytes() == before
+    assert ended.stdout.splitlines()[0] == trained[1].stdout.splitlines()[0]
+    assert same_weights(tmp_path / "out", trained[0])
 
 
 def test_a_folder_is_for_one_run_at_a_time(data, run, tmp_path):
-    (tmp_path / "out").mkdir()
-    with claimed(tmp_path / "out"):
+    out = tmp_path / "out"
+    out.mkdir()
+    hold = f"from resnest_cli.files import *\nwith locked(Path({str(out)!r})): print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
         done = run("train", data, *SHORT, "-o", "out")
-    assert (done.returncode, "another run is at work" in done.stderr) == (1, True), done.stderr
-    assert not list((tmp_path / "out").iterdir())
+        other.communicate(b"\n")
+    assert (done.returncode, "another run" in done.stderr) == (1, True), done.stderr
+    assert not list(out.iterdir())
 
 
-def test_a_run_is_gone_on_with_as_it_was_begun(trained, data, run, tmp_path):
-    command = [*RESNEST, "train", data, *SHORT, "-o", tmp_path / "out"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if "epoch 1/2" in line:
-                process.send_signal(signal.SIGINT)
-                break
-        process.communicate(timeout=60)
-    assert process.returncode == 130
-    done = run("train", data, *SHORT, "--lr", "0.2", "-o", tmp_path / "out", "--resume")
-    assert done.returncode == 2
-    assert "--lr 0.1, not 0.2" in done.stderr
-    done = run("train", data, "--lr", "0.1", "--no-check", "-o", tmp_path / "out", "--resume")
+def test_a_run_is_resumed_with_its_own_options(trained, data, run, tmp_path, interrupted):
+    done = run(*interrupted, "--lr", "0.2", "--resume")
+    assert (done.returncode, "--lr 0.1, not 0.2" in done.stderr) == (2, True), done.stderr
+    done = run("train", data, "--lr", "0.1", "-j", "0", "--no-check", "-o", "out", "--resume")
     assert done.returncode == 0, done.stderr
-    ours, theirs = tmp_path / "out" / "last.safetensors", trained[0] / "last.safetensors"
-    assert ours.read_bytes() == theirs.read_bytes()
+    assert same_weights(tmp_path / "out", trained[0])
 
 
-def test_a_run_is_gone_on_with_where_its_files_have_moved(trained, data, run, tmp_path):
+def test_a_run_is_resumed_with_the_same_images_only(data, run, tmp_path, interrupted):
+    fewer = colours(tmp_path / "fewer", each=9)
+    done = run("train", fewer, "-o", "out", "--resume")
+    assert (done.returncode, "with other images" in done.stderr) == (1, True), done.stderr
+
+
+def test_a_run_whose_files_have_moved(trained, data, run, tmp_path, interrupt_at):
     shutil.copytree(data, tmp_path / "old")
     shutil.copy(trained[0] / "best.safetensors", tmp_path / "first.safetensors")
     options = ["--val", "old", "--weights", "first.safetensors", "--batch-size", "8", "-o", "out"]
-    command = [*RESNEST, "train", "old", *options, "--epochs", "20"]
-    with subprocess.Popen(command, cwd=tmp_path) as process:
-        while not (tmp_path / "out" / "history.csv").exists() and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-    assert process.returncode == 130
+    interrupt_at(50)
+    assert run("train", "old", *options, "--epochs", "2", "-j", "0").returncode == 130
     (tmp_path / "old").rename(tmp_path / "new")
     (tmp_path / "first.safetensors").rename(tmp_path / "1.safetensors")
     moved = run("train", "new", "-o", "out", "--resume")
-    assert (moved.returncode, "old' is not there" in moved.stderr) == (1, True), moved.stderr
-    gone_on = ["train", "new", "-o", "out", "--resume", "--val", "new", "--weights"]
-    other = run(*gone_on, trained[0] / "history.csv")
-    assert (other.returncode, "begun with other weights" in other.stderr) == (2, True), other.stderr
-    done = run(*gone_on, "1.safetensors")
-    assert (done.returncode, "going on in epoch" in done.stderr) == (0, True), done.stderr
-    kept = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert kept["val"] == str(tmp_path / "new")
+    assert (moved.returncode, str(tmp_path / "old") in moved.stderr) == (1, True), moved.stderr
+    resumed = ["train", "new", "-o", "out", "-j", "0", "--resume", "--val", "new", "--weights"]
+    other = run(*resumed, trained[0] / "history.csv")
+    assert (other.returncode, "with other weights" in other.stderr) == (2, True), other.stderr
+    done = run(*resumed, "1.safetensors")
+    assert (done.returncode, "resuming in epoch" in done.stderr) == (0, True), done.stderr
+    options = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert options["val"] == str(tmp_path / "new")
+    assert options["weights"] == str(tmp_path / "1.safetensors")
 
 
-def test_what_is_given_again_is_no_difference(tmp_path):
-    """Neither a default, nor what the machine's other processes made of the batch's size."""
-    folder = RunFolder(tmp_path)
-    begun = dict.fromkeys(("model", "weights", "val", "teacher", "no_check", "scratch", "balance"))
-    begun |= {"model": "resnest50", "epochs": 20, "batch_size": 64, "balance": False}
-    folder.keep(begun)
-    nothing = dict.fromkeys(begun)
-    own = tmp_path / "best.safetensors"  # which the run itself makes another file of
-    folder.keep(begun | {"weights": tmp_path / "run.json"})
-    own.write_text("changed")
-    assert folder.kept(nothing | {"weights": own})["weights"] == own
-    with pytest.raises(UsageError, match="other weights"):
-        folder.kept(nothing | {"weights": Path(__file__)})
-    folder.keep(begun)
-    assert folder.kept(nothing) == begun
-    assert folder.kept(nothing | {"epochs": 20, "batch_size": 64}) == begun
-    assert folder.kept(nothing | {"no_check": True}) == begun | {"no_check": True}
-    for given, words in (
-        ({"epochs": 30}, "--epochs 20, not 30"),
-        ({"scratch": True}, "no --scratch"),
-        ({"balance": True}, "no --balance"),
-    ):
-        with pytest.raises(UsageError, match=f"begun with {words}\n"):
-            folder.kept(nothing | given)
-
-
-def test_a_state_that_cannot_be_read_just_now_is_not_called_damaged(tmp_path, monkeypatch):
-    (tmp_path / "state.pt").write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match="damaged"):
-        read_state(tmp_path / "state.pt")
-    for error in (torch.OutOfMemoryError("out of memory"), PermissionError("not yours")):
-        monkeypatch.setattr(torch, "load", Mock(side_effect=error))
-        with pytest.raises(ResNeStError, match=r"just now: .*\n.*--resume") as told:
-            read_state(tmp_path / "state.pt")
-        assert "overwrite" not in str(told.value)
-
-
-def test_the_options_are_kept_before_pictures_are_checked(trained, data, run, tmp_path):
-    """So who stops there, or is told what is wrong and mends it, goes on with them."""
+def test_options_are_stored_before_images_are_checked(trained, data, run, tmp_path):
+    """So a run that is interrupted there, or fails on its images, is resumed with them."""
     aside = shutil.copytree(data, tmp_path / "data").rename(tmp_path / "aside")
     shutil.copytree(aside / "red", tmp_path / "data" / "red")
     (tmp_path / "data" / "blue").mkdir()
-    (tmp_path / "data" / "blue" / "broken.jpg").write_text("no picture")
+    (tmp_path / "data" / "blue" / "broken.jpg").write_text("no image")
     wrong = run("train", "data", *SHORT, "-o", "out")
-    assert (wrong.returncode, "nothing to tell apart" in wrong.stderr) == (1, True), wrong.stderr
+    assert (wrong.returncode, "two classes" in wrong.stderr) == (1, True), wrong.stderr
     shutil.rmtree(tmp_path / "data")
     aside.rename(tmp_path / "data")
-    done = run("train", "data", "-o", "out", "--resume")
+    done = run("train", "data", "-j", "0", "-o", "out", "--resume")
     assert done.returncode == 0, done.stderr
-    ours, theirs = tmp_path / "out" / "last.safetensors", trained[0] / "last.safetensors"
-    assert ours.read_bytes() == theirs.read_bytes()
+    assert same_weights(tmp_path / "out", trained[0])
+
+
+def test_a_state_that_cannot_be_read_at_the_moment_is_not_called_damaged(tmp_path, monkeypatch):
+    (tmp_path / "state.pt").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="damaged"):
+        TrainingState.read(tmp_path / "state.pt")
+    for error in (torch.OutOfMemoryError("out of memory"), PermissionError("not yours")):
+        monkeypatch.setattr(torch, "load", Mock(side_effect=error))
+        with pytest.raises(ResNeStError, match=r"at the moment: .*\n.*`resume`") as raised:
+            TrainingState.read(tmp_path / "state.pt")
+        assert "overwrite" not in str(raised.value)

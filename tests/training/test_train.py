@@ -1,11 +1,8 @@
-"""`resnest train` as people use it: a folder in, a checkpoint out, and on after a kill."""
+"""`resnest train` and `resnest_cli.train`: class folders to a checkpoint."""
 
-import csv
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 
 import pytest
@@ -13,268 +10,249 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from resnest_cli import __version__
-from resnest_cli.errors import ResNeStError
-from resnest_cli.folders import read_class_folders
-from resnest_cli.training.network import NetworkOptions
-from resnest_cli.training.prepare import parts
-from resnest_cli.training.recipe import Recipe
-from resnest_cli.training.trainer import Trainer
-from tests.conftest import RESNEST, lines
-from tests.training.conftest import CLASSES, SHORT, TINY, colours
+from resnest_cli import Classifier, __version__, errors, train
+from resnest_cli.training.summary import TrainingProgress, TrainingSummary
+from tests.conftest import lines
+from tests.training.conftest import CLASSES, RECIPE, SHORT, colours, history, same_weights
 
 
-def test_a_run_leaves_its_record(trained, data):
+def test_the_output_folder(trained):
     folder, done = trained
     names = {"best.safetensors", "last.safetensors", "history.csv", "curves.png", "summary.json"}
     assert {path.name for path in folder.iterdir()} == names | {"val.csv", "run.json"}
-    rows = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["epoch"] for row in history(folder)] == ["1", "2"]
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["pictures"] == {"train": 72, "val": 8}
+    assert summary["images"] == {"train": 36, "val": 4}
+    assert summary["classes"] == dict.fromkeys(CLASSES, 9)
     assert summary["recipe"]["epochs"] == 2
+    assert summary["best"]["val_top1"] == max(float(row["val_top1"]) for row in history(folder))
     with Image.open(folder / "curves.png") as curves:
         assert curves.width > 500
     assert "epoch 2/2" in done.stderr
-    assert "\r" not in done.stderr  # no bar where there is no terminal
-    assert f"--weights {folder / 'best.safetensors'}" in done.stdout
+    assert "\r" not in done.stderr  # no bar without a terminal
+    assert f"--model {folder / 'best.safetensors'}" in done.stdout
 
 
-def test_a_checkpoint_says_all_that_predict_must_know(trained, data, run):
+def test_a_checkpoint_carries_what_predict_needs(trained, data, run):
     folder, _ = trained
     with safe_open(folder / "best.safetensors", "pt") as file:
-        card = json.loads(file.metadata()["resnest"])
-    assert card["labels"]["names"] == list(CLASSES)
-    assert (card["architecture"]["width"], card["preprocessing"]["crop"]) == (0.125, 32)
-    assert (card["recipe"]["mixup"], card["tool_version"]) == (0.2, __version__)
-    done = run("predict", "--weights", folder / "best.safetensors", data, "-f", "jsonl")
+        config = json.loads(file.metadata()["resnest"])
+    assert config["labels"]["names"] == list(CLASSES)
+    assert (config["architecture"]["width"], config["preprocessing"]["crop"]) == (0.125, 32)
+    assert (config["recipe"]["mixup"], config["tool_version"]) == (0.2, __version__)
+    done = run("predict", "--model", folder / "best.safetensors", data, "-f", "jsonl")
     assert done.returncode == 0, done.stderr
     assert {len(row["predictions"]) for row in lines(done)} == {4}
 
 
-def test_the_held_out_part_can_be_evaluated(trained, data, run):
+def test_the_held_out_images_can_be_evaluated(trained, data, run):
     folder, _ = trained
     done = run(
-        "evaluate", data, "--labels-file", folder / "val.csv",
+        "evaluate", data, "--ground-truth", folder / "val.csv",
         "--weights", folder / "last.safetensors", "-f", "json",
     )  # fmt: skip
     figures = json.loads(done.stdout)
-    assert figures["pictures"] == 8
-    history = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
-    assert 100 * figures["top1"]["value"] == pytest.approx(float(history[-1]["val_top1"]))
-    assert figures["loss"] == pytest.approx(float(history[-1]["val_loss"]), rel=1e-4)
+    assert figures["images"] == 4
+    last = history(folder)[-1]
+    assert 100 * figures["top1"]["value"] == pytest.approx(float(last["val_top1"]))
+    assert figures["loss"] == pytest.approx(float(last["val_loss"]), rel=1e-4)
+
+
+class Recorder(TrainingProgress):
+    def __init__(self):
+        self.checked, self.steps, self.epochs, self.tf32 = 0, [], [], []
+
+    def advance(self):
+        self.checked += 1
+
+    def step(self, step):
+        self.steps.append(step)
+        self.tf32.append(torch.backends.cudnn.allow_tf32)
+
+    def epoch(self, stats):
+        self.epochs.append(stats)
+
+
+def test_training_from_python(trained, data, tmp_path):
+    """Five lines, with nothing changed in the caller's process, and the command's weights."""
+    progress, before = Recorder(), (torch.get_rng_state(), torch.backends.cudnn.allow_tf32)
+    summary = train(data, recipe=RECIPE, workers=0, output=tmp_path / "out", progress=progress)
+    assert same_weights(tmp_path / "out", trained[0])
+    assert summary.weights == tmp_path / "out" / "best.safetensors"
+    assert summary == TrainingSummary.read(tmp_path / "out")
+    assert Classifier(weights=summary.weights)(data / "red" / "000.png").predictions
+    assert progress.checked == 40
+    assert progress.epochs[-1] == summary.last
+    last = progress.steps[-1]
+    assert (last.epoch, last.epochs, last.step, last.steps) == (2, 2, 5, 5)
+    assert last.loss == summary.last.train_loss
+    assert set(progress.tf32) == {False}  # fp32 means fp32
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.backends.cudnn.allow_tf32 == before[1]
+
+
+def test_options_as_arguments(data, tmp_path):
+    recipe = {"resize": 32, "dropout": 0, "clip_grad": 1, "momentum": 0.8}
+    summary = train(
+        str(data), model="resnest14d", scratch=True, width=0.125, crop=32, epochs=1, workers=0,
+        recipe=recipe, output=str(tmp_path / "out"),
+    )  # fmt: skip
+    assert summary.recipe["model"] == "resnest14"
+    assert {name: summary.recipe[name] for name in recipe} == recipe
+    assert summary.recipe["batch_size"] == 8  # of 64, as there are few images
+    assert summary.preprocessing["resize"] == 32
 
 
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
         (["--weights", "none.pth"], 1, "No such file"),
-        (["--model", "demo", "--crop", "96", "--resize", "90"], 2, "resize"),
-        (["--model", "demo", "--blocks", "2,2,3,1", "--freeze"], 2, "leave out one"),
+        (["--model", "demo", "--recipe", "resize.toml"], 2, "--resize"),
+        (["--scratch", "--model", "demo"], 2, "name a variant with --model"),
     ],
-    ids=["weights", "resize", "freeze"],
+    ids=["weights", "resize", "scratch"],
 )
-def test_the_network_is_settled_before_any_picture_is_read(
-    data, run, tmp_path, options, code, words
-):
+def test_the_network_is_settled_before_any_image_is_read(data, run, tmp_path, options, code, words):
     broken = shutil.copytree(data, tmp_path / "data") / "red" / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
+    (tmp_path / "resize.toml").write_text("resize = 90\ncrop = 96")
     done = run("train", "data", *options, "-o", "out")
     assert (done.returncode, words in done.stderr) == (code, True), done.stderr
     assert not (tmp_path / "out" / "skipped.csv").exists()
 
 
-def test_a_step_that_memory_has_no_room_for(data, monkeypatch):
-    def no_room(_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    learn, check = parts(read_class_folders(data), None, 0.1, 0)
-    wanted = NetworkOptions("resnest14", scratch=True, width=0.125, crop=32, resize=32)
-    network, card = wanted.begin().network(learn.classes, Recipe())
-    trainer = Trainer(network, learn, check, recipe=Recipe(), preprocessing=card.preprocessing)
-    monkeypatch.setattr(trainer, "_forward", no_room)
-    with pytest.raises(ResNeStError, match=r"64 pictures at a time\n.*--batch-size"):
-        next(trainer.run())
+def test_a_diverged_run_ends_with_an_error(data, run):
+    options = ["--epochs", "3", "--lr", "1000", "--augment", "none"]
+    done = run("train", data, *SHORT, *options, "-o", "out")
+    assert (done.returncode, "training diverged" in done.stderr) == (1, True), done.stderr
 
 
-def test_a_network_that_came_apart_is_never_the_best(data, run, tmp_path):
-    options = [*TINY, "--epochs", "3", "--lr", "1000", "--warmup-epochs", "0", "--augment", "none"]
-    done = run("train", data, *options, "--batch-size", "32", "-o", "out")
-    assert done.returncode == 1
-    assert "no longer a number" in done.stderr
-
-
-def test_a_stop_for_the_whole_group_is_in_order(data, tmp_path):
-    """As `timeout`, systemd and batch systems stop programs: the workers hear it, too."""
-    command = [*RESNEST, "train", data, *SHORT, "--epochs", "500", "-o", tmp_path / "out"]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        for line in process.stderr:
-            if "epoch   1/500" in line:
-                break
-        os.killpg(process.pid, signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-    assert (process.returncode, "Error" in said) == (130, False), said
-    assert (tmp_path / "out" / "state.pt").exists()
-
-
-def test_the_output_may_not_lie_among_the_pictures(tmp_path, run):
-    copy = colours(tmp_path / "data", each=4)
-    done = run("train", ".", *TINY, cwd=copy)
+def test_the_output_must_not_lie_among_the_images(tmp_path, run):
+    copy = colours(tmp_path / "data", each=2)
+    done = run("train", ".", *SHORT, cwd=copy)
     assert (done.returncode, "--output" in done.stderr) == (2, True)
 
 
-def test_odd_names_are_only_names(tmp_path, run):
+def test_class_names_that_look_like_markup(tmp_path, run):
     copy = colours(tmp_path / "data", each=4)
     (copy / "red").rename(copy / r"$\frac$ [b]rot")
-    done = run("train", copy, *TINY, "--epochs", "1", "--name", r"a$\frac$b", "-o", "out")
+    done = run("train", copy, *SHORT, "--epochs", "1", "-o", "out")
     assert done.returncode == 0, done.stderr
-    weights = tmp_path / "out" / "best.safetensors"
-    done = run("evaluate", copy, "--weights", weights, "-o", "report")
+    done = run("evaluate", copy, "--weights", "out/best.safetensors", "-o", "report")
     assert done.returncode == 0, done.stderr
     assert r"$\frac$ [b]rot" in done.stdout
 
 
-def test_fine_tuning_replaces_the_head_and_keeps_what_was_learned(trained, tmp_path, run):
+def test_fine_tuning_replaces_the_head_and_keeps_the_backbone(trained, tmp_path, run):
     folder, _ = trained
-    data = colours(tmp_path / "two", each=12)
+    data = colours(tmp_path / "two", each=8)
     for name in ("blue", "white"):
         for path in (data / name).iterdir():
             path.unlink()
-    options = "--epochs 1 --freeze --batch-size 8 --precision bf16 --store fp16".split()
-    done = run("train", data, "--weights", folder / "best.safetensors", *options, "-o", "out")
+    options = "--epochs 1 --freeze-backbone --precision bf16 --store fp16 --workers 0".split()
+    done = run("train", data, "--model", folder / "best.safetensors", *options, "-o", "out")
     assert done.returncode == 0, done.stderr
-    assert "without any picture, and so left out: 'blue', 'white'" in done.stderr
+    assert "classes without images are left out: 'blue', 'white'" in done.stderr
     with (
         safe_open(folder / "best.safetensors", "pt") as before,
         safe_open(tmp_path / "out" / "best.safetensors", "pt") as after,
     ):
-        old, new = (f.get_tensor("layer1.0.conv1.weight") for f in (before, after))
-        assert (old.half() == new).all()
+        kept = {name for name in before.keys() if not name.startswith("fc.")}  # noqa: SIM118
+        for name in kept:
+            old, new = before.get_tensor(name), after.get_tensor(name)
+            assert new.dtype == (torch.float16 if new.ndim > 1 else old.dtype), name
+            assert torch.equal(old.to(new.dtype), new), name
         assert after.get_tensor("fc.weight").shape[0] == 2
 
 
-def test_a_deepened_network_learns_and_predicts_and_keeps_its_blocks(trained, data, tmp_path, run):
-    folder, _ = trained
-    weights = ["--weights", folder / "best.safetensors", "--epochs", "1", "--batch-size", "16"]
-    done = run("train", data, *weights, "--blocks", "1,2,1,1", "-o", "out")
-    assert done.returncode == 0, done.stderr
-    deeper = tmp_path / "out" / "best.safetensors"
-    with safe_open(deeper, "pt") as file:
-        assert file.get_tensor("layer2.1.bn3.weight").any()
-        name = json.loads(file.metadata()["resnest"])["name"]
-    assert name == "resnest14-w0.125-b1.2.1.1"
-    done = run("predict", "--weights", deeper, data / "red", "-f", "jsonl")
-    assert done.returncode == 0, done.stderr
-    done = run("train", data, "--weights", deeper, "--blocks", "1,1,1,1", "-o", "fewer")
-    assert done.returncode == 2
-    assert "--blocks is at least 1,2,1,1" in done.stderr
-
-
-def test_broken_pictures_are_listed_and_left_out(data, tmp_path, run):
-    copy = colours(tmp_path / "data", each=8)
-    (copy / "red" / "000.jpg").write_bytes(b"no picture")
-    options = [*TINY, "--epochs", "1", "--augment", "trivial", "--cutmix", "1", "--balance"]
+def test_unreadable_images_are_listed_and_left_out(data, tmp_path, run):
+    copy = shutil.copytree(data, tmp_path / "data")
+    (copy / "red" / "000.png").write_bytes(b"no image")
+    recipe = tmp_path / "cutmix.yaml"
+    recipe.write_text(f"{RECIPE.read_text()}\ncutmix: 1\nclass_weights: true\nclip_grad: 1\n")
+    options = ["--recipe", recipe, "--epochs", "1", "--augment", "trivial", "--workers", "0"]
     done = run("train", copy, *options, "-o", "out")
     assert done.returncode == 0, done.stderr
-    assert "1 picture cannot be read and is left out" in done.stderr
-    listed = list(csv.DictReader((tmp_path / "out" / "skipped.csv").read_text().splitlines()))
-    assert [row["path"] for row in listed] == [str(copy / "red" / "000.jpg")]
+    assert "1 image left out as unreadable" in done.stderr
+    header, row = (tmp_path / "out" / "skipped.csv").read_text().splitlines()
+    assert header == "path,reason"
+    assert row.startswith(f"{copy / 'red' / '000.png'},")
+    assert TrainingSummary.read(tmp_path / "out").images == {"train": 35, "val": 4}
 
 
 WRONG = [
-    (["--lr", "-1"], 2, "--lr"),
-    (["--epochs", "0"], 2, "--epochs"),
-    (["--width", "0.5"], 2, "--scratch"),
-    (["--blocks", "1,2,0,1"], 2, "--blocks"),
+    (["--lr", "-1"], 2, "--lr must be 0 to 1000, not -1"),
+    (["--epochs", "0"], 2, "--epochs must be 1 to 100000, not 0"),
+    (["--width", "0.5"], 2, "--width needs --scratch"),
+    (["--scratch", "--width", "9"], 2, "--width must be 0.05 to 8, not 9"),
     (["--scratch", "--crop", "4"], 2, "--crop"),
-    (["--resume", "--overwrite"], 2, "exclude"),
-    (["--min-scale", "2"], 2, "--min-scale"),
+    (["--val-fraction", "1"], 2, "--val-fraction must be 0.001 to 0.9, not 1"),
+    (["--resume", "--overwrite"], 2, "together"),
     (["--weights", "none.pth"], 1, "No such file"),
     (["--offline"], 1, "resnest50-528c19ca.pth"),
-    (["--augment", "none", "--no-flip"], 2, "--flip would do nothing"),
-    (["--scratch", "--freeze"], 2, "leave out one of the two"),
+    (["--scratch", "--freeze-backbone"], 2, "leave out it or --freeze-backbone"),
+    (["--scratch", "--weights", "x.pth"], 2, "leave out it or --weights"),
+    (["--model", "x.pth", "--weights", "y.pth"], 2, "leave out --weights"),
+    (["--model", "resnest51"], 2, "resnest50"),
 ]
 
 
 @pytest.mark.parametrize(("options", "code", "words"), WRONG, ids=str)
-def test_wrong_options_are_told_before_anything_is_done(data, run, options, code, words):
+def test_wrong_options_are_reported_before_anything_is_done(data, run, options, code, words):
     done = run("train", data, *options, "-o", "out")
     assert (done.returncode, done.stderr.count("\n") <= 3) == (code, True), done.stderr
     assert words in done.stderr
 
 
-def test_what_is_held_out_is_there_once(data, tmp_path, run):
+def test_a_validation_set_excludes_holding_out_images(data, tmp_path, run):
     copy = shutil.copytree(data, tmp_path / "data")
     shutil.copytree(data, copy / "val")
     inside = run("train", copy, *SHORT, "--val", copy / "val", "-o", "out")
     assert (inside.returncode, "taken for a class" in inside.stderr) == (2, True)
-    twice = run("train", copy, *SHORT, "--val", data, "--val-share", "0.2", "-o", "out")
-    assert (twice.returncode, "leave it out" in twice.stderr) == (2, True)
+    both = run("train", copy, *SHORT, "--val", data, "--val-fraction", "0.2", "-o", "out")
+    assert (both.returncode, "leave it out" in both.stderr) == (2, True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8 on other systems")
-def test_a_folder_of_any_name_and_layout(data, tmp_path, run):
-    """Its name no UTF-8, the classes below train/: the run ends, and what it held out is found."""
+def test_a_folder_whose_name_is_not_utf8(data, tmp_path, run):
+    """With the classes below train/: the run ends, and the held-out images are found."""
     folder = tmp_path / os.fsdecode(b"d\xff")
     shutil.copytree(data, folder / "train")
-    done = run("train", folder, *TINY, "--epochs", "1", "-o", "out")
+    done = run("train", folder, *SHORT, "--epochs", "1", "-o", "out")
     assert done.returncode == 0, done.stderr
-    assert "d\\udcff" in json.loads((tmp_path / "out" / "summary.json").read_text())["data"]
-    held_out = ["--labels-file", "out/val.csv", "--weights", "out/best.safetensors"]
+    assert TrainingSummary.read(tmp_path / "out").data == str(folder / "train")
+    held_out = ["--ground-truth", "out/val.csv", "--weights", "out/best.safetensors"]
     assert run("evaluate", folder, *held_out).returncode == 0
-    above = run("evaluate", folder, "--weights", "out/best.safetensors")
-    assert (above.returncode, "are they the classes?" in above.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
     ("classes", "words"),
-    [({"a": 3}, "nothing to tell apart"), ({"a": 1, "b": 1}, "to validate on"), ({}, "is empty")],
-    ids=["one class", "one picture each", "nothing"],
+    [({"a": 3}, "at least two classes"), ({"a": 1, "b": 1}, "to validate on"), ({}, "is empty")],
+    ids=["one class", "one image each", "nothing"],
 )
-def test_data_that_cannot_be_learned_is_told_before_the_first_step(tmp_path, run, classes, words):
+def test_unusable_data_is_reported_before_the_first_step(tmp_path, run, classes, words):
     (tmp_path / "data").mkdir()
     for name, count in classes.items():
         (tmp_path / "data" / name).mkdir()
         for number in range(count):
             Image.new("RGB", (40, 40)).save(tmp_path / "data" / name / f"{number}.png")
-    done = run("train", "data", *TINY, "-o", "out")
-    assert done.returncode == 1
-    assert words in done.stderr
+    done = run("train", "data", *SHORT, "-o", "out")
+    assert (done.returncode, words in done.stderr) == (1, True), done.stderr
 
 
-def test_without_matplotlib_the_error_names_the_pip_command(data, tmp_path):
-    code = (
-        "import sys, importlib.abc\n"
-        "class Hide(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, *_):\n"
-        "        if name == 'matplotlib': raise ModuleNotFoundError(name)\n"
-        "import importlib.util as u; real = u.find_spec\n"
-        "u.find_spec = lambda n, *a: None if n == 'matplotlib' else real(n, *a)\n"
-        "from resnest_cli.cli import main; main()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "train", data, *SHORT], cwd=tmp_path,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+@pytest.mark.parametrize("package", ["matplotlib", "yaml"])
+def test_a_missing_package_is_named_with_the_pip_command(data, run, monkeypatch, package):
+    found = errors.find_spec
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == package else found(name))
+    done = run("train", data, *SHORT)
     assert done.returncode == 1
+    assert f"{package} is not installed" in done.stderr
     assert "pip install 'resnest-cli[train]'" in done.stderr
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler (g++)")
-def test_a_compiled_run_learns_the_same(trained, data, tmp_path):
-    """But for rounding; two epochs, in which nothing is compiled anew for each step."""
-    options = [*SHORT, "--compile", "-o", tmp_path / "out"]
-    environment = os.environ | {"TORCH_LOGS": "recompiles"}
-    done = subprocess.run(
-        [*RESNEST, "train", data, *options],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Recompiling" not in done.stderr
-    plain, compiled = (
-        [float(row.split(",")[2]) for row in (folder / "history.csv").read_text().splitlines()[1:]]
-        for folder in (trained[0], tmp_path / "out")
-    )
-    assert compiled == pytest.approx(plain, rel=1e-3)
+@pytest.mark.parametrize(("rank", "reported"), [("0", True), ("1", False)])
+def test_one_process_reports_an_error_that_all_meet(rank, reported, run):
+    torchrun = {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+    done = run("train", "nowhere", env=torchrun)
+    assert (done.returncode, "nowhere" in done.stderr) == (1, reported)
+    assert reported or not done.stderr
