@@ -6,6 +6,7 @@ Run `python docs/generate.py` after a change of options or models; a test compar
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -170,7 +171,8 @@ def _split(text: str) -> tuple[str, list[str]]:
 
 
 def _help(p: Parameter) -> str:
-    return str(p.info.help).replace("\\[", "[").replace("|", "\\|")
+    text = re.sub(r"\\([\[*])", r"\1", str(p.info.help))  # without Rich's escapes
+    return re.sub(r"([*|])", r"\\\1", text)  # with Markdown's
 
 
 if __name__ == "__main__":
