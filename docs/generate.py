@@ -60,7 +60,7 @@ def command_reference() -> str:
     for name in app.COMMANDS:
         command = app.command(name)
         words, examples = _split(inspect.getdoc(command) or "")
-        parameters = list(_parameters(command))
+        parameters = [p for p in _parameters(command) if not p.info.hidden]
         parts += [f"## resnest {name}\n", f"{words}\n"]
         parts += [f"`{p.info.metavar or p.title}`: {_help(p)}\n" for p in parameters if not p.names]
         if any(p.names for p in parameters):

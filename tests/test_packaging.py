@@ -35,16 +35,16 @@ def called(*command: object, cwd: Path = ROOT, path: Path | None = None) -> str:
     return done.stdout.strip()
 
 
-def pip_install(target: Path, what: object) -> None:
+def pip_install(target: Path, *what: object) -> None:
     quiet = ("--quiet", "--disable-pip-version-check", "--no-compile")
-    called(sys.executable, "-m", "pip", "install", *quiet, "--target", target, what)
+    called(sys.executable, "-m", "pip", "install", *quiet, "--target", target, *what)
 
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory):
     """A folder with the build backend that pyproject.toml names."""
     folder = tmp_path_factory.mktemp("backend")
-    pip_install(folder, "hatchling>=1.26")
+    pip_install(folder, "hatchling>=1.26", "editables")
     return folder
 
 
