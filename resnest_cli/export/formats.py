@@ -248,10 +248,10 @@ def _greatest_difference(checkpoint: Checkpoint, run: Run) -> float:
 def _run_openvino(path: Path) -> Run:
     """An .onnx or .xml file, run by OpenVINO in float32."""
     from resnest_cli.engines.openvino.graph import read_graph
-    from resnest_cli.engines.openvino.runtime import ov
+    from resnest_cli.engines.openvino.runtime import core
 
     graph, _ = read_graph(path)
-    compiled = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda pixels: np.array(compiled(pixels.numpy())[0], np.float32)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
-from threading import Condition, Thread
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,53 +51,53 @@ class Batcher:
         self._flushed = 0  # how many of those may be computed in an incomplete batch
         self._running = 0
         self._closed = False
-        self._changed = Condition()
-        for number in range(engine.max_in_flight):
-            Thread(target=self._work, name=f"batch-{number}", daemon=True).start()
+        self._lock = Lock()
+        # threads that Python waits for: one that it ends in the middle of native code aborts
+        self._pool = ThreadPoolExecutor(engine.max_in_flight, thread_name_prefix="batch")
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[Outputs]:
         """An image (crop, crop, 3), 0 to 255; its outputs in the future, without the batch axis."""
         future: Future[Outputs] = Future()
-        with self._changed:
+        with self._lock:
+            if self._closed:
+                future.cancel()
+                return future
             self._waiting.append((pixels, future))
             self._flushed = 0  # there was more to come
-            self._changed.notify()
+            self._start()
         return future
 
     def flush(self) -> None:
         """Compute what is waiting once the engine is free, though the batch is incomplete."""
-        with self._changed:
+        with self._lock:
             self._flushed = len(self._waiting)
-            self._changed.notify_all()
+            self._start()
 
     def close(self) -> None:
         """Cancel what is waiting; batches in progress are completed."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            for _, future in self._waiting:
-                future.cancel()
-            self._waiting.clear()
-            self._flushed = 0
-            self._changed.notify_all()
+            self._cancel_waiting()
+        self._pool.shutdown(wait=False)
 
-    def _work(self) -> None:
-        while batch := self._next_batch():
-            self._compute(batch)
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
+    def _cancel_waiting(self) -> None:
+        for _, future in self._waiting:
+            future.cancel()
+        self._waiting.clear()
+        self._flushed = 0
 
-    def _next_batch(self) -> list[tuple[NDArray[np.uint8], Future[Outputs]]]:
-        """The images to compute next; waits for them; none once the batcher is closed."""
-        with self._changed:
-            while not (count := self._ready()):
-                if self._closed:
-                    return []
-                self._changed.wait()
+    def _start(self) -> None:
+        """Start the batches that may be computed now; the lock is held."""
+        while self._running < self._engine.max_in_flight and (count := self._ready()):
             batch = [self._waiting.popleft() for _ in range(count)]
             self._flushed = max(self._flushed - count, 0)
+            try:
+                self._pool.submit(self._compute, batch)
+            except RuntimeError:  # the interpreter is shutting down
+                self._waiting.extend(batch)
+                self._cancel_waiting()
+                return
             self._running += 1
-            return batch
 
     def _ready(self) -> int:
         """How many of the waiting images may be computed now."""
@@ -114,6 +114,9 @@ class Batcher:
         except BaseException as error:  # raised where the result is waited for
             for _, future in batch:
                 future.set_exception(error)
-            return
-        for index, (_, future) in enumerate(batch):
-            future.set_result([array[index] for array in outputs])
+        else:
+            for index, (_, future) in enumerate(batch):
+                future.set_result([array[index] for array in outputs])
+        with self._lock:
+            self._running -= 1
+            self._start()

@@ -10,7 +10,7 @@ from resnest_cli.catalog.config import ModelConfig
 from resnest_cli.catalog.variants import VARIANTS
 from resnest_cli.engines.api import OUTPUTS
 from resnest_cli.engines.openvino.build import build_graph
-from resnest_cli.engines.openvino.runtime import ov
+from resnest_cli.engines.openvino.runtime import core
 from resnest_cli.model.resnest import ResNeSt, initialise
 from tests.conftest import drawn, lively
 
@@ -31,7 +31,7 @@ def outputs_of(network, config, pixels):
     view = config.preprocessing
     graph = build_graph(network.state_dict(), config, OUTPUTS)
     batch = np.ascontiguousarray(view.normalise(pixels).transpose(0, 3, 1, 2))
-    compiled = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled(batch)
     with torch.inference_mode():
         maps = network.forward_features(torch.from_numpy(batch))

@@ -116,3 +116,9 @@ def test_closing_cancels_what_is_waiting():
     batcher.close()
     with pytest.raises(CancelledError):
         future.result(5)
+
+
+def test_nothing_is_accepted_once_it_is_closed():
+    batcher = Batcher(FakeEngine(), 1)
+    batcher.close()
+    assert batcher.submit(pixels(0)).cancelled()

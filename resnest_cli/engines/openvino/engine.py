@@ -12,8 +12,8 @@ import io
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from threading import Lock, Thread
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from resnest_cli.catalog.variants import get_variant
 from resnest_cli.engines.api import LOGITS, OUTPUTS, RuntimeOptions, check_config
 from resnest_cli.engines.graph_cache import CacheEntry, CompiledGraph
 from resnest_cli.engines.openvino.graph import read_graph, reason, unusable, with_pixels
-from resnest_cli.engines.openvino.runtime import ov, precision_hint, supported_precisions
+from resnest_cli.engines.openvino.runtime import core, ov, precision_hint, supported_precisions
 from resnest_cli.errors import CheckpointError, EngineError, UsageError
 from resnest_cli.hardware import limited_to, processors
 from resnest_cli.progress import SUMMARY
@@ -62,7 +62,10 @@ class OpenVINOEngine:
         self._models = {name: model for name, model in models.items() if name in kept}
         self._lock = Lock()
         if runtime.hint == "latency":
-            Thread(target=self._load_ahead, name="load", daemon=True).start()
+            # what computes a lone image is loaded while the image is read; `run` raises errors
+            loading = ThreadPoolExecutor(1, thread_name_prefix="load")
+            loading.submit(self._model, 1)
+            loading.shutdown(wait=False)
 
     def run(
         self, pixels: NDArray[np.uint8], outputs: Sequence[str] = (LOGITS,)
@@ -74,11 +77,6 @@ class OpenVINOEngine:
                 logits only.
         """
         return _infer(self._model(len(pixels)), pixels, outputs)
-
-    def _load_ahead(self) -> None:
-        """Load what computes a lone image while the first one is read."""
-        with suppress(EngineError):  # which `run` raises again
-            self._model(1)
 
     def _model(self, count: int) -> Any:
         """What computes that many images; it is loaded when it is first needed.
@@ -135,7 +133,7 @@ def _prepared(weights: Weights, crop: int | None, precision: str, models: Models
     graph, config = (_exported if weights.is_graph else _built)(weights, crop)
     try:
         graph = with_pixels(graph, config.preprocessing)
-        model = ov.Core().compile_model(graph, "CPU", _settings(precision, THROUGHPUT))
+        model = core.compile_model(graph, "CPU", _settings(precision, THROUGHPUT))
     except (RuntimeError, ValueError) as error:
         raise unusable(weights.path, error) from error
     stream = model.export_model()
@@ -176,7 +174,7 @@ def _exported(weights: Weights, crop: int | None) -> tuple[ov.Model, ModelConfig
 
 def _loaded(graph: NDArray[np.uint8], settings: dict[str, str]) -> Any:
     try:
-        return ov.Core().import_model(ov.Tensor(graph, shared_memory=True), "CPU", settings)
+        return core.import_model(ov.Tensor(graph, shared_memory=True), "CPU", settings)
     except RuntimeError as error:
         raise EngineError(
             f"openvino cannot load the compiled network: {reason(error)}\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from resnest_cli.catalog.config import METADATA_KEY, ModelConfig
-from resnest_cli.engines.openvino.runtime import ov
+from resnest_cli.engines.openvino.runtime import core, ov
 from resnest_cli.errors import CheckpointError
 from resnest_cli.imaging.preprocessing import Preprocessing
 
@@ -21,7 +21,7 @@ def read_graph(path: Path) -> tuple[ov.Model, ModelConfig]:
         CheckpointError: the file is damaged, from another program, or contradicts its config.
     """
     try:
-        graph = ov.Core().read_model(path)
+        graph = core.read_model(path)
         place = next((place for place in _PLACES if graph.has_rt_info(place)), None)
         text = graph.get_rt_info(place).astype(str) if place else None
         found = [[port.partial_shape for port in ports] for ports in (graph.inputs, graph.outputs)]

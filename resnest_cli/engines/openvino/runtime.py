@@ -18,7 +18,11 @@ finally:
     if _hidden:
         del sys.modules[_CONVERTERS]
 
-__all__ = ["ov", "precision_hint", "supported_precisions"]
+__all__ = ["core", "ov", "precision_hint", "supported_precisions"]
+
+# One for the life of the process. A core that is destroyed takes with it the memory on which the
+# signal handlers of the thread that made it run: after two, the next signal ends the process.
+core = ov.Core()
 
 # our name: OpenVINO's for the property, and for what a processor can do
 _PRECISIONS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
@@ -26,7 +30,7 @@ _PRECISIONS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16"
 
 def supported_precisions() -> list[str]:
     """The precisions that OpenVINO computes in on this processor."""
-    able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [name for name, (_, capability) in _PRECISIONS.items() if capability in able]
 
 
