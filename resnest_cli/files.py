@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -107,6 +108,14 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Iterable[object]])
         atomic_write(path) as beside,
         beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(head)
-        writer.writerows(rows)
+        file.writelines(csv_line(list(row)) for row in (head, *rows))
+
+
+def csv_line(cells: Sequence[object], delimiter: str = ",") -> str:
+    """A row of CSV with its line end, such that it is read back as it was."""
+    # older Pythons leave a lone carriage return unquoted, and then cannot read it
+    returns = any("\r" in str(cell) for cell in cells)
+    dialect = csv.unix_dialect if returns else csv.excel  # quotes all, or what needs it
+    text = io.StringIO()
+    csv.writer(text, dialect, delimiter=delimiter, lineterminator="\n").writerow(cells)
+    return text.getvalue()

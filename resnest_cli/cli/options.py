@@ -182,6 +182,14 @@ FilesFrom = Annotated[
         "Read further inputs from a file, one a line; - is standard input.",
     ),
 ]
+Null = Annotated[
+    bool,
+    option(
+        "--null",
+        INPUT,
+        "The names in --files-from end with a NUL character, as find -print0 writes them.",
+    ),
+]
 Include = Annotated[
     list[str] | None,
     option(

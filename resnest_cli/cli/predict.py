@@ -35,6 +35,7 @@ def predict(
         ),
     ] = None,
     files_from: options.FilesFrom = None,
+    null: options.Null = False,
     include: options.Include = None,
     exclude: options.Exclude = None,
     limit: options.Limit = None,
@@ -90,8 +91,9 @@ def predict(
     name = options.chosen_model(model, weights)
     target = None if output == Path("-") else output
     wanted = Inputs(
-        tuple(inputs or ()), files_from, tuple(include or ()), tuple(exclude or ()), limit
-    )
+        tuple(inputs or ()), files_from, tuple(include or ()), tuple(exclude or ()), limit,
+        null,
+    )  # fmt: skip
     from resnest_cli.inference.job import PredictionJob
 
     job = PredictionJob(
@@ -108,7 +110,7 @@ def predict(
     tasks = not (wanted.is_one_image or (target is None and sys.stdout.isatty()))
     label = name or settings.DEFAULT_MODEL
     summary = job.run(chosen_progress(label, quiet=quiet, tasks=tasks))
-    if summary.done > 1 or summary.failed:
+    if summary.done > 1 or summary.failed or summary.left_out:
         log.log(SUMMARY, _words(summary))
     return 3 if summary.failed else 0
 
@@ -120,4 +122,6 @@ def _words(summary: PredictionSummary) -> str:
         text += f", {summary.done:,} with the earlier run's"
     if summary.failed:
         text += f"; {summary.failed:,} failed: their rows say why"
+    if summary.left_out:
+        text += f"; {summary.left_out}"
     return text

@@ -32,7 +32,7 @@ from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
 from resnest_cli.inputs.source import as_source
 from resnest_cli.outputs import charts
 from resnest_cli.progress import SUMMARY
-from resnest_cli.text import printable
+from resnest_cli.text import counted, printable
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,9 @@ class Evaluation:
         lines = [f"top-1      {_percent(m.top1)}"]
         if len(self.class_names) > 5:
             lines.append(f"top-5      {_percent(m.top5)}")
+        classes = int((m.per_class.support > 0).sum())
         lines += [
+            f"images     {m.images:,} of {counted(classes, 'class')}",
             f"macro      precision {macro.precision:.2%}, recall {macro.recall:.2%}, "
             f"F1 {macro.f1:.2%}",
             f"loss       {m.loss:.4f}, Brier score {m.brier:.4f}",

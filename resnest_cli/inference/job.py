@@ -16,6 +16,7 @@ from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inputs.discover import Inputs, walk_ahead
 from resnest_cli.inputs.source import Source
+from resnest_cli.inputs.walk import LeftOut
 from resnest_cli.outputs.formats import format_of
 from resnest_cli.outputs.run_info import RunInfo
 from resnest_cli.outputs.sink import Output, check_target, open_output
@@ -34,6 +35,7 @@ class PredictionSummary:
     failed: int  # of them, rows that hold an error
     resumed: int  # rows of earlier runs
     seconds: float  # of this run, without loading the network
+    left_out: LeftOut = field(default_factory=LeftOut)  # of folders: what is not an image by name
 
     @property
     def rate(self) -> float:
@@ -65,7 +67,8 @@ class PredictionJob:
             ResNeStError: there is nothing to classify, or the network cannot be loaded.
         """
         fmt = self._checked_format()
-        sources = self.inputs.sources()
+        left_out = LeftOut()
+        sources = self.inputs.sources(left_out)
         hint = "latency" if self.inputs.is_one_image else "throughput"
         classifier = Classifier.from_specs(
             self.model, replace(self.runtime, hint=hint), self.decode, top_k=self.top_k,
@@ -75,7 +78,7 @@ class PredictionJob:
         with open_output(
             self.output, fmt=fmt, top_k=classifier.top_k, info=info, foot=foot, resume=self.resume
         ) as rows:
-            return self._write(classifier, sources, rows, progress)
+            return replace(self._write(classifier, sources, rows, progress), left_out=left_out)
 
     def _checked_format(self) -> str:
         """The format of the rows, once it is known that the output can take them."""

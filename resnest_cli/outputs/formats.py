@@ -6,7 +6,6 @@ Parquet cannot be appended to: it is made of a journal in JSON Lines at the end 
 from __future__ import annotations
 
 import csv
-import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Generic
 
 from resnest_cli.errors import OutputError, UsageError
+from resnest_cli.files import csv_line
 from resnest_cli.outputs.schema import INTEGER, NUMBER, Item, PredictionSchema, Record, Schema
 from resnest_cli.results import Result
 from resnest_cli.text import utf8
@@ -169,12 +169,7 @@ class CSVWriter(RowWriter[Item]):
         return self._line(["" if cell is None else cell for cell in self._schema.flat(record)])
 
     def _line(self, cells: list[Any]) -> bytes:
-        # older Pythons leave a lone carriage return unquoted, and then cannot read it
-        returns = any("\r" in str(cell) for cell in cells)
-        dialect = csv.unix_dialect if returns else csv.excel  # quotes all, or what needs it
-        text = io.StringIO()
-        csv.writer(text, dialect, delimiter=self.delimiter, lineterminator="\n").writerow(cells)
-        return text.getvalue().encode("utf-8", "backslashreplace")
+        return csv_line(cells, self.delimiter).encode("utf-8", "backslashreplace")
 
 
 class TSVWriter(CSVWriter[Item]):
