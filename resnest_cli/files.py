@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from resnest_cli.errors import OutputError
+
+_FORMULA = re.compile("'*[=+@\t\r-]")  # how a cell begins that a spreadsheet may execute
 
 
 def check_new(path: Path, *, overwrite: bool = False, resumable: bool = False) -> None:
@@ -109,6 +113,25 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Iterable[object]])
         beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         file.writelines(csv_line(list(row)) for row in (head, *rows))
+
+
+@dataclass(frozen=True)
+class CSVStyle:
+    """How CSV and TSV are written for spreadsheets."""
+
+    bom: bool = False  # begin with a byte order mark, by which Excel recognises UTF-8
+    safe: bool = False  # put an apostrophe before text that spreadsheets take for a formula
+
+    def written(self, cell: object) -> object:
+        """A cell as it is written; `read` turns it back."""
+        return f"'{cell}" if self.safe and isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+    def read(self, cell: str) -> str:
+        """A cell as it was before it was written."""
+        return cell[1:] if self.safe and cell[:1] == "'" and _FORMULA.match(cell) else cell
+
+
+PLAIN = CSVStyle()
 
 
 def csv_line(cells: Sequence[object], delimiter: str = ",") -> str:

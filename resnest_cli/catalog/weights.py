@@ -132,7 +132,7 @@ def is_path(model: str) -> bool:
     path = Path(model)
     if model == demo.DEMO or model in BY_NAME:
         return False
-    return len(path.parts) > 1 or path.suffix.lower() in _SUFFIXES or path.is_file()
+    return len(path.parts) > 1 or path.suffix.lower() in _SUFFIXES or path.exists()
 
 
 def downloads(variant: Variant) -> Iterator[Download]:
@@ -175,6 +175,10 @@ def ensure_downloaded(
 
 
 def _existing(path: Path) -> Path:
+    if path.is_dir():
+        held = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+        hint = f"name a checkpoint in it, such as '{held[0]}'" if held else "it holds no checkpoint"
+        raise CheckpointError(f"'{path}' is a folder, not a model\n{hint}")
     if not path.is_file():
         reason = "not a regular file" if path.exists() else "No such file or directory"
         raise CheckpointError(f"cannot read '{path}': {reason}")

@@ -228,6 +228,23 @@ Resume = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, option("--overwrite", OUTPUT, "Replace an --output that exists.")]
+CSVBom = Annotated[
+    bool,
+    option(
+        "--csv-bom",
+        OUTPUT,
+        "Begin CSV and TSV with a byte order mark, by which Excel recognises UTF-8.",
+    ),
+]
+CSVSafe = Annotated[
+    bool,
+    option(
+        "--csv-safe",
+        OUTPUT,
+        "In CSV and TSV write an apostrophe before text that spreadsheets take for a formula: "
+        "text that begins with =, +, -, @, a tab or a carriage return.",
+    ),
+]
 Device = Annotated[
     str,
     option(

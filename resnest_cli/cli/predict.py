@@ -13,6 +13,7 @@ from resnest_cli import settings
 from resnest_cli.cli import options
 from resnest_cli.cli.progress import chosen_progress
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
+from resnest_cli.files import CSVStyle
 from resnest_cli.imaging.decode_options import MAX_PIXELS, DecodeOptions
 from resnest_cli.inputs.discover import Inputs
 from resnest_cli.progress import SUMMARY, set_verbosity
@@ -56,6 +57,8 @@ def predict(
     output: options.Output = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
+    csv_bom: options.CSVBom = False,
+    csv_safe: options.CSVSafe = False,
     device: options.Device = "auto",
     engine: options.Engine = "auto",
     precision: options.Precision = "fp32",
@@ -105,6 +108,7 @@ def predict(
             allow_private=allow_private, offline=offline,
         ),
         top_k=top_k, threshold=threshold, resume=resume, overwrite=overwrite,
+        csv=CSVStyle(csv_bom, csv_safe),
     )  # fmt: skip
     # rows on a terminal are progress enough
     tasks = not (wanted.is_one_image or (target is None and sys.stdout.isatty()))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
 from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.files import PLAIN, CSVStyle
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inputs.discover import Inputs, walk_ahead
@@ -57,6 +58,7 @@ class PredictionJob:
     threshold: float = 0.0  # minimum probability of a prediction, 0 to 1
     resume: bool = False  # keep the finished rows of an interrupted run, and do the others
     overwrite: bool = False  # replace an output that exists
+    csv: CSVStyle = PLAIN  # how CSV and TSV are written
 
     def run(self, progress: Progress = SILENT) -> PredictionSummary:
         """Classify every input that has no row yet.
@@ -74,9 +76,15 @@ class PredictionJob:
             self.model, replace(self.runtime, hint=hint), self.decode, top_k=self.top_k,
             threshold=self.threshold, progress=progress,
         )  # fmt: skip
-        info, foot = run_info(classifier), classifier.describe()
+        info, foot = run_info(classifier, csv_safe=self.csv.safe), classifier.describe()
         with open_output(
-            self.output, fmt=fmt, top_k=classifier.top_k, info=info, foot=foot, resume=self.resume
+            self.output,
+            fmt=fmt,
+            top_k=classifier.top_k,
+            info=info,
+            foot=foot,
+            resume=self.resume,
+            csv=self.csv,
         ) as rows:
             return replace(self._write(classifier, sources, rows, progress), left_out=left_out)
 
@@ -87,6 +95,9 @@ class PredictionJob:
             raise UsageError("`resume` and `overwrite` cannot be used together")
         if self.output is None and (self.resume or self.overwrite):
             raise UsageError(f"`{'resume' if self.resume else 'overwrite'}` needs an `output` file")
+        if self.csv != PLAIN and fmt not in ("csv", "tsv"):
+            option = "csv_bom" if self.csv.bom else "csv_safe"
+            raise UsageError(f"`{option}` is for the formats csv and tsv, not {fmt}")
         check_target(self.output, fmt=fmt, resume=self.resume, overwrite=self.overwrite)
         return fmt
 
@@ -127,7 +138,7 @@ class PredictionJob:
                 yield Result(source.name, error=str(error))
 
 
-def run_info(classifier: Classifier) -> RunInfo:
+def run_info(classifier: Classifier, *, csv_safe: bool = False) -> RunInfo:
     """What decides a classifier's rows, and on which device they are computed."""
     c = classifier
     decode = asdict(c.decode)
@@ -141,6 +152,7 @@ def run_info(classifier: Classifier) -> RunInfo:
         "labels_sha256": hashlib.sha256("\n".join(c.labels.names).encode()).hexdigest(),
         "top_k": c.top_k,
         "threshold": c.threshold,
+        "csv_safe": csv_safe,
         **kept,
     }
     return RunInfo(json.loads(json.dumps(settings)), c.engine.device)

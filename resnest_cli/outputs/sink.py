@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Generic, Protocol
 
 from resnest_cli.errors import BrokenPipe, OutputError, UsageError, require_extra
-from resnest_cli.files import atomic_write, check_new, lock
+from resnest_cli.files import PLAIN, CSVStyle, atomic_write, check_new, lock
 from resnest_cli.inputs.source import Source
 from resnest_cli.outputs.formats import ROW_WRITERS, encode, read_parquet, write_parquet
 from resnest_cli.outputs.run_info import RunInfo
@@ -96,6 +96,7 @@ class FileOutput(Output[Item]):
         schema: what a row holds.
         info: what gave the rows; kept beside the file and compared by a resume.
         resume: continue what the file holds.
+        csv: how CSV and TSV are written.
 
     Raises:
         OutputError: the file cannot be written, or is no earlier part of this run.
@@ -104,14 +105,15 @@ class FileOutput(Output[Item]):
     resumable = True
 
     def __init__(
-        self, path: Path, *, fmt: str, schema: Schema[Item], info: RunInfo, resume: bool
-    ) -> None:
-        self._path, self._fmt, self._schema = path, fmt, schema
+        self, path: Path, *, fmt: str, schema: Schema[Item], info: RunInfo, resume: bool,
+        csv: CSVStyle = PLAIN,
+    ) -> None:  # fmt: skip
+        self._path, self._fmt, self._schema, self._csv = path, fmt, schema, csv
         self._rows_path = _journal(path) if fmt == "parquet" else path
         self._done: Counter[str] = Counter()  # rows that each path has already
         with _os_errors(f"'{path}'"):
             self._file = self._resumed(info) if resume else self._fresh(info)
-            writer = ROW_WRITERS[fmt](self._file, schema, resumed=self._file.tell() > 0)
+            writer = ROW_WRITERS[fmt](self._file, schema, csv, resumed=self._file.tell() > 0)
         super().__init__(writer, f"'{path}'")
 
     def remaining(self, sources: Iterable[Source]) -> Iterator[Source]:
@@ -179,7 +181,8 @@ class FileOutput(Output[Item]):
     def _read_rows(self, file: IO[bytes]) -> int:
         """Note the finished rows; where they end, in bytes."""
         end = 0
-        for record, row_end in ROW_WRITERS[self._fmt].finished_rows(file, self._schema):
+        rows = ROW_WRITERS[self._fmt].finished_rows(file, self._schema, self._csv)
+        for record, row_end in rows:
             end = row_end
             self._done[utf8(record["path"])] += 1
             self.finished += 1
@@ -189,15 +192,16 @@ class FileOutput(Output[Item]):
 
 @contextmanager
 def open_output(
-    path: Path | None, *, fmt: str, top_k: int, info: RunInfo, foot: str, resume: bool
-) -> Iterator[Output[Result]]:
+    path: Path | None, *, fmt: str, top_k: int, info: RunInfo, foot: str, resume: bool,
+    csv: CSVStyle = PLAIN,
+) -> Iterator[Output[Result]]:  # fmt: skip
     """Where predictions go: a file, or standard output if `path` is None.
 
     A row has `top_k` ranks; `info` is what gives the rows, and `foot` the same as a line of text.
     """
     schema = PredictionSchema(top_k)
     if path is not None and fmt != "table" and not _is_special(path):
-        file = FileOutput(path, fmt=fmt, schema=schema, info=info, resume=resume)
+        file = FileOutput(path, fmt=fmt, schema=schema, info=info, resume=resume, csv=csv)
         with closing(file) as output:
             yield output
     elif path is None and fmt == "parquet":
@@ -209,8 +213,8 @@ def open_output(
         with _opened(path) as stream:
             with _os_errors("the results"):  # a writer may begin with a header
                 table = fmt == "table"
-                rows = TextWriter(stream, foot=foot) if table else ROW_WRITERS[fmt](stream, schema)
-            yield Output(rows)
+                writer = None if table else ROW_WRITERS[fmt](stream, schema, csv)
+            yield Output(writer or TextWriter(stream, foot=foot))
 
 
 @contextmanager
