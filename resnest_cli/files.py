@@ -123,7 +123,7 @@ class CSVStyle:
     safe: bool = False  # put an apostrophe before text that spreadsheets take for a formula
 
     def written(self, cell: object) -> object:
-        """A cell as it is written; `read` turns it back."""
+        """What is written for a cell; `read` turns it back."""
         return f"'{cell}" if self.safe and isinstance(cell, str) and _FORMULA.match(cell) else cell
 
     def read(self, cell: str) -> str:

@@ -72,8 +72,8 @@ def predict(
     """Classify images.
 
     Results go to standard output or --output; progress and the summary to standard error.
-    Exit codes: 0 all done, 1 nothing could be done, 2 wrong command line, 3 some inputs failed
-    (each has its row), 130 interrupted.
+    Exit codes: 0 all done, 1 nothing could be done, 2 wrong command line, 3 some or all
+    inputs failed (each has its row), 130 interrupted.
 
     Examples:
 

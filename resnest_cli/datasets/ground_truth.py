@@ -29,7 +29,8 @@ _WNID = re.compile(r"n\d{8}\b")
 # after a WordNet id Kaggle's list has a box, four numbers, for each object in the image
 _BOXES = re.compile(r"(?<=^n\d{8})( \d+){4}( n\d{8}( \d+){4})*$")
 _CLASS = re.compile(  # a heading over classes
-    r"(true|target|class|category|label|species|wnid|synset)s?([ ._-]?(name|id|index|label))?", re.I
+    r"(true|target|class|category|label|species|wnid|synset|predictionstring)s?([ ._-]?(name|id|index|label))?",
+    re.I,
 )
 
 
@@ -82,7 +83,7 @@ class _FolderNames:
             return True
 
     def _forms(self, written: str) -> Iterator[str]:
-        """A name as it is written, and then the paths below the folder that it may stand for."""
+        """A name unchanged, and then the paths below the folder that it may stand for."""
         yield written
         yield (name := written.strip())
         path = os.path.normpath(name.replace("\\", "/"))
