@@ -29,7 +29,8 @@ _WNID = re.compile(r"n\d{8}\b")
 # after a WordNet id Kaggle's list has a box, four numbers, for each object in the image
 _BOXES = re.compile(r"(?<=^n\d{8})( \d+){4}( n\d{8}( \d+){4})*$")
 _CLASS = re.compile(  # a heading over classes
-    r"(true|target|class|category|label|species|wnid|synset|predictionstring)s?([ ._-]?(name|id|index|label))?",
+    r"((true|target|class|category|label|species|wnid|synset)s?([ ._-]?(name|id|index|label))?"
+    r"|PredictionString)",
     re.I,
 )
 

@@ -1,7 +1,7 @@
 """Names and glob patterns to the paths that exist.
 
-What exists literally is no pattern, part by part: `shots [2024]/*.png` is the folder of that name, if
-there is one. A name that does not exist is found in another Unicode form.
+What exists literally is no pattern, part by part: `shots [2024]/*.png` is the folder of that name,
+if there is one. A name that does not exist is found in another Unicode form.
 """
 
 from __future__ import annotations
