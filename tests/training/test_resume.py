@@ -111,8 +111,9 @@ def test_kills_at_random_moments_change_nothing(trained, data, tmp_path):
     assert same_weights(tmp_path / "out", trained[0])
 
 
-def test_sigterm_to_the_whole_group_stops_in_order(data, tmp_path):
-    """As `timeout`, systemd and batch systems stop programs: the workers receive it, too."""
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hup"])
+def test_a_signal_to_the_whole_group_stops_in_order(data, tmp_path, ending):
+    """As `timeout`, systemd, batch systems and terminals stop programs: workers receive it, too."""
     command = [
         *RESNEST,
         "train",
@@ -131,7 +132,7 @@ def test_sigterm_to_the_whole_group_stops_in_order(data, tmp_path):
         for line in process.stderr:
             if "epoch   1/500" in line:
                 break
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, ending)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, "Error" in errors) == (130, False), errors
     assert (tmp_path / "out" / "state.pt").exists()
