@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from resnest_cli.errors import BrokenPipe, OutputError, UsageError
+from resnest_cli.errors import BrokenPipe, OutputError, UsageError, WriteError
 from resnest_cli.text import printable
 
 _NEW_NAME = re.compile(r"\.resnest-[0-9a-f]{16}\.part")
@@ -125,30 +125,32 @@ def check_regular(path: Path) -> None:
 
 @contextmanager
 def os_errors(what: str) -> Iterator[None]:
-    """Turn the system's refusal to write into `OutputError`, or `BrokenPipe`."""
+    """Turn the system's refusal to write into `WriteError`, or `BrokenPipe`."""
     try:
         yield
     except BrokenPipeError as error:
         raise BrokenPipe from error
     except OSError as error:
-        raise OutputError(f"{what} cannot be written: {error.strerror or error}") from error
+        refused = error.__cause__ if isinstance(error, WriteError) else error  # in other words
+        reason = getattr(refused, "strerror", None) or refused
+        raise WriteError(f"{what} cannot be written: {reason}") from refused
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """A path beside a file to write to; it replaces the file at the end, unless that failed.
 
-    An `OSError` names the file.
+    Raises:
+        WriteError: the system refuses.
     """
     beside = path.with_name(_new_name())
     try:
-        yield beside
-        _to_disk(beside)
-        beside.replace(path)
-    except BaseException as error:
+        with os_errors(f"'{path}'"):
+            yield beside
+            _to_disk(beside)
+            beside.replace(path)
+    except BaseException:
         beside.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = os.fspath(path)
         raise
 
 

@@ -224,11 +224,12 @@ def open_output(
     elif path is None and fmt == "table" and sys.stdout.isatty():
         yield Output(TerminalWriter(foot=foot))
     else:
+        name = f"'{path}'" if path else "the results"
         with _opened(path) as stream:
-            with os_errors("the results"):  # a writer may begin with a header
+            with os_errors(name):  # a writer may begin with a header
                 table = fmt == "table"
                 rows = TextWriter(stream, foot=foot) if table else ROW_WRITERS[fmt](stream, schema)
-            yield Output(rows)
+            yield Output(rows, name)
 
 
 @contextmanager

@@ -231,7 +231,8 @@ def test_a_full_disk(trained, data, run, tmp_path):
         done = run("train", data, *SHORT, "-o", "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert (done.returncode, "is the disk full?" in done.stderr) == (1, True), done.stderr
+    assert done.returncode == 1
+    assert "state.pt' cannot be written: File too large" in done.stderr
     assert not list((tmp_path / "out").glob("*.part"))
     assert run("train", data, *SHORT, "-o", "out", "--resume").returncode == 0
     assert same_weights(tmp_path / "out", trained[0])
