@@ -46,6 +46,10 @@ class OutputError(ResNeStError):
     """Results cannot be written or resumed where they were asked for."""
 
 
+class WriteError(OutputError, OSError):
+    """The system refuses to write a file, which the message names."""
+
+
 class BrokenPipe(OutputError):
     """The reader of the results has closed the pipe, as `head` does: not a failure."""
 

@@ -18,7 +18,7 @@ from resnest_cli.cli.options import MACHINE, OUTPUT, option
 from resnest_cli.cli.tables import print_table
 from resnest_cli.engines.api import MAX_BATCH_SIZE
 from resnest_cli.errors import UsageError, require_extra
-from resnest_cli.files import atomic_write, check_new
+from resnest_cli.files import atomic_write, check_new, check_no_input
 from resnest_cli.progress import SUMMARY, set_verbosity
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def bench(
     set_verbosity(quiet=quiet, verbose=verbose)
     chosen = _models(models or [], every=every, weights=weights)
     _check_targets(output, chart, overwrite=overwrite)
+    check_no_input(filter(None, (output, chart)), [weights])
     from resnest_cli.inference import benchmark as timing
 
     precisions = precision or ["fp32"]

@@ -21,11 +21,13 @@ from resnest_cli.errors import DatasetError, ImageError, UsageError, require_ext
 from resnest_cli.evaluation.metrics import measure
 from resnest_cli.evaluation.published import compare_with_published
 from resnest_cli.evaluation.report import (
+    FILES,
     MISTAKES,
     Evaluation,
     check_calibration,
     check_report_folder,
 )
+from resnest_cli.files import check_no_input
 from resnest_cli.imaging.decode_options import DecodeOptions
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.progress import SILENT, SUMMARY, Progress
@@ -73,6 +75,9 @@ def evaluate(
     folder = data if isinstance(data, LabelledFolder) else LabelledFolder(Path(data))
     _check(folder, bins, Path(output) if output else None, overwrite=overwrite)
     images = folder.read()
+    if output:
+        files = [Path(output) / name for name in FILES]
+        check_no_input(files, [*images.paths, folder.ground_truth])
     classifier = _classifier(model, runtime, decode, progress)
     if calibrate:
         check_calibration(classifier.engine.weights, Path(calibrate), overwrite=overwrite)

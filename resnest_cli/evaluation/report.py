@@ -27,12 +27,20 @@ from resnest_cli.evaluation.metrics import (
     ranks_of,
 )
 from resnest_cli.evaluation.published import Agreement
-from resnest_cli.files import atomic_write, check_new, writable_folder, write_csv
+from resnest_cli.files import (
+    all_or_none,
+    check_new,
+    check_no_input,
+    os_errors,
+    writable_folder,
+    write_csv,
+)
+from resnest_cli.hashing import sha256_of
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
 from resnest_cli.inputs.source import as_source
 from resnest_cli.outputs import charts
 from resnest_cli.progress import SUMMARY
-from resnest_cli.text import counted, printable
+from resnest_cli.text import counted, listed, printable
 
 log = logging.getLogger(__name__)
 
@@ -144,18 +152,25 @@ class Evaluation:
         Args:
             folder: made if it is missing.
             mistakes: images on the contact sheet of mistakes, at most.
-            overwrite: replace an evaluation that the folder holds.
+            overwrite: replace files that the folder holds.
 
         Raises:
-            OutputError: the folder cannot be written to, or holds an evaluation.
+            OutputError: the folder cannot be written to, or holds one of the files.
         """
         folder = Path(folder)
         check_report_folder(folder, overwrite=overwrite)
-        for name in FILES:
-            (folder / name).unlink(missing_ok=True)
-        with atomic_write(folder / "metrics.json") as path:
-            text = json.dumps(self.as_json(), indent=2, ensure_ascii=False)
-            path.write_text(text + "\n", encoding="utf-8")
+        earlier = _written_before(folder)
+        with os_errors(f"the report in '{folder}'"), all_or_none(folder, FILES) as beside:
+            self._write_files(beside, mistakes)
+            digests = {path.name: sha256_of(path) for path in sorted(beside.iterdir())}
+            text = json.dumps(self.as_json() | {"files": digests}, indent=2, ensure_ascii=False)
+            (beside / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        for path in earlier:
+            if path.name not in digests:
+                path.unlink(missing_ok=True)
+
+    def _write_files(self, folder: Path, mistakes: int) -> None:
+        """Write all files but the metrics."""
         per_class = self._per_class()
         write_csv(folder / "per_class.csv", list(per_class[0]), [r.values() for r in per_class])
         self._write_confusion(folder)
@@ -272,12 +287,25 @@ def check_report_folder(folder: Path, *, overwrite: bool = False) -> None:
     require_extra("train", "matplotlib")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"`output` must be a folder; '{folder}' is a file")
-    if (folder / "metrics.json").exists() and not overwrite:
+    existing = [name for name in FILES if os.path.lexists(folder / name)]
+    if existing and not overwrite:
         raise OutputError(
-            f"'{folder}' holds an evaluation already\n"
-            "replace it with `overwrite`, or choose another folder"
+            f"'{folder}' holds {listed(existing, 2)} already\n"
+            "replace what the report replaces with `overwrite`, or choose another folder"
         )
+    if others := [name for name in existing if not (folder / name).is_file()]:
+        raise OutputError(f"'{folder / others[0]}' is not a file, and is not replaced by one")
     writable_folder(folder)
+
+
+def _written_before(folder: Path) -> list[Path]:
+    """The files in a folder that are known, by their digests, to be of an earlier report."""
+    try:
+        files = dict(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    found = [folder / name for name in FILES if name in files and (folder / name).is_file()]
+    return [path for path in found if sha256_of(path) == files[path.name]]
 
 
 def check_calibration(weights: Weights, path: Path, *, overwrite: bool = False) -> None:
@@ -290,6 +318,7 @@ def check_calibration(weights: Weights, path: Path, *, overwrite: bool = False) 
     if path.suffix != ".safetensors":
         raise UsageError(f"`calibrate` must be a .safetensors file, not '{path}'")
     check_new(path, overwrite=overwrite)
+    check_no_input([path], [weights.path])
     writable_folder(path.parent)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
 from resnest_cli.errors import ImageError, UsageError
-from resnest_cli.files import PLAIN, CSVStyle
+from resnest_cli.files import PLAIN, CSVStyle, check_no_input
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inputs.discover import Inputs, walk_ahead
@@ -20,7 +20,7 @@ from resnest_cli.inputs.source import Source
 from resnest_cli.inputs.walk import LeftOut
 from resnest_cli.outputs.formats import format_of
 from resnest_cli.outputs.run_info import RunInfo
-from resnest_cli.outputs.sink import Output, check_target, open_output
+from resnest_cli.outputs.sink import Output, check_target, files_of, open_output
 from resnest_cli.progress import SILENT, Progress
 from resnest_cli.results import Result
 from resnest_cli.text import counted
@@ -70,7 +70,7 @@ class PredictionJob:
         """
         fmt = self._checked_format()
         left_out = LeftOut()
-        sources = self.inputs.sources(left_out)
+        sources = self._sources(left_out)
         hint = "latency" if self.inputs.is_one_image else "throughput"
         classifier = Classifier.from_specs(
             self.model, replace(self.runtime, hint=hint), self.decode, top_k=self.top_k,
@@ -100,6 +100,18 @@ class PredictionJob:
             raise UsageError(f"`{option}` is for the formats csv and tsv, not {fmt}")
         check_target(self.output, fmt=fmt, resume=self.resume, overwrite=self.overwrite)
         return fmt
+
+    def _sources(self, left_out: LeftOut) -> Iterator[Source]:
+        """The inputs, of which none will be overwritten: to know that, they are first listed."""
+        sources = self.inputs.sources(left_out)
+        written = files_of(self.output) if self.output else []
+        files = (self.inputs.files_from, self.model.model, self.model.weights, self.model.labels)
+        check_no_input(written, [*self.inputs.named, *files])
+        if self.overwrite and any(path.is_file() for path in written):
+            all_sources = list(sources)
+            check_no_input(written, (s.content for s in all_sources if isinstance(s.content, Path)))
+            return iter(all_sources)
+        return sources
 
     def _write(
         self,

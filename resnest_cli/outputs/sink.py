@@ -17,11 +17,11 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Generic, Protocol
 
-from resnest_cli.errors import BrokenPipe, OutputError, UsageError, require_extra
-from resnest_cli.files import PLAIN, CSVStyle, atomic_write, check_new, lock
+from resnest_cli.errors import OutputError, UsageError, require_extra
+from resnest_cli.files import PLAIN, CSVStyle, atomic_write, check_new, lock, os_errors
 from resnest_cli.inputs.source import Source
 from resnest_cli.outputs.formats import ROW_WRITERS, encode, read_parquet, write_parquet
-from resnest_cli.outputs.run_info import RunInfo
+from resnest_cli.outputs.run_info import RunInfo, record_path
 from resnest_cli.outputs.schema import Item, PredictionSchema, Schema
 from resnest_cli.outputs.terminal import TerminalWriter, TextWriter
 from resnest_cli.results import Result
@@ -46,10 +46,28 @@ def check_target(path: Path | None, *, fmt: str, resume: bool, overwrite: bool) 
     elif resume and fmt == "table":
         raise OutputError("a table cannot be resumed; use jsonl, json, csv, tsv or parquet")
     else:
-        kept = any(map(_has_content, (path, _journal(path)))) and not resume and not overwrite
-        check_new(path, overwrite=not kept, resumable=True)
+        started = [file for file in (path, _journal(path)) if _has_content(file)]
+        check_new(path, overwrite=True)
+        for file in [] if resume or overwrite else started:
+            check_new(file, resumable=True)
+        if fmt != "table" and not overwrite and not started:
+            _check_record(record_path(path))
         if path.exists() and not os.access(path, os.W_OK):
             raise OutputError(f"'{path}' cannot be written")
+
+
+def _check_record(record: Path) -> None:
+    """Raise `OutputError` if a file that is no record of a run is where one will be written."""
+    if os.path.lexists(record) and not RunInfo.is_at(record):
+        raise OutputError(
+            f"'{record}' exists already, and is not a record that resnest wrote\n"
+            "replace it with `overwrite`, or choose another path"
+        )
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that an output consists of, at most."""
+    return [path, record_path(path), _journal(path)]
 
 
 class Writer(Protocol[Item]):
@@ -78,12 +96,12 @@ class Output(Generic[Item]):
 
     def write(self, item: Item) -> None:
         """Append one item; `OutputError` if it was not taken, `BrokenPipe` if by a closed pipe."""
-        with _os_errors(self._name):
+        with os_errors(self._name):
             self._writer.write(item)
 
     def finish(self) -> None:
         """Write what ends the output."""
-        with _os_errors(self._name):
+        with os_errors(self._name):
             self._writer.close()
 
 
@@ -111,7 +129,7 @@ class FileOutput(Output[Item]):
         self._path, self._fmt, self._schema, self._csv = path, fmt, schema, csv
         self._rows_path = _journal(path) if fmt == "parquet" else path
         self._done: Counter[str] = Counter()  # rows that each path has already
-        with _os_errors(f"'{path}'"):
+        with os_errors(f"'{path}'"):
             self._file = self._resumed(info) if resume else self._fresh(info)
             writer = ROW_WRITERS[fmt](self._file, schema, csv, resumed=self._file.tell() > 0)
         super().__init__(writer, f"'{path}'")
@@ -128,7 +146,7 @@ class FileOutput(Output[Item]):
     def finish(self) -> None:
         """Write what ends the file, and make the Parquet file."""
         super().finish()
-        with _os_errors(self._name):
+        with os_errors(self._name):
             os.fsync(self._file.fileno())
             self._file.close()
             if self._fmt == "parquet":
@@ -210,22 +228,12 @@ def open_output(
     elif path is None and fmt == "table" and sys.stdout.isatty():
         yield Output(TerminalWriter(foot=foot))
     else:
+        name = f"'{path}'" if path else "the results"
         with _opened(path) as stream:
-            with _os_errors("the results"):  # a writer may begin with a header
+            with os_errors(name):  # a writer may begin with a header
                 table = fmt == "table"
                 writer = None if table else ROW_WRITERS[fmt](stream, schema, csv)
-            yield Output(writer or TextWriter(stream, foot=foot))
-
-
-@contextmanager
-def _os_errors(what: str) -> Iterator[None]:
-    """Turn the system's refusal to write into `OutputError`."""
-    try:
-        yield
-    except BrokenPipeError as error:
-        raise BrokenPipe from error
-    except OSError as error:
-        raise OutputError(f"{what} cannot be written: {error.strerror or error}") from error
+            yield Output(writer or TextWriter(stream, foot=foot), name)
 
 
 @contextmanager
@@ -234,7 +242,7 @@ def _opened(path: Path | None) -> Iterator[IO[bytes]]:
     if path is None:
         yield sys.stdout.buffer
         return
-    with _os_errors(f"'{path}'"):
+    with os_errors(f"'{path}'"):
         file = path.open("wb")
     try:
         yield file
@@ -250,7 +258,7 @@ def _parquet_to_stdout(schema: Schema[Result], info: RunInfo) -> Iterator[Output
         file = FileOutput(path, fmt="parquet", schema=schema, info=info, resume=False)
         with closing(file) as output:
             yield output
-        with path.open("rb") as content, _os_errors("the results"):
+        with path.open("rb") as content, os_errors("the results"):
             shutil.copyfileobj(content, sys.stdout.buffer)
             sys.stdout.buffer.flush()
 
