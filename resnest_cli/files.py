@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -193,15 +194,6 @@ def _to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_csv(path: Path, head: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write a whole CSV file; file names that are not UTF-8 keep their bytes."""
-    with (
-        atomic_write(path) as beside,
-        beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        file.writelines(csv_line(list(row)) for row in (head, *rows))
-
-
 @dataclass(frozen=True)
 class CSVStyle:
     """How CSV and TSV are written for spreadsheets."""
@@ -219,6 +211,21 @@ class CSVStyle:
 
 
 PLAIN = CSVStyle()
+
+
+def write_csv(
+    path: Path,
+    head: Sequence[str],
+    rows: Iterable[Iterable[object]],
+    style: CSVStyle = PLAIN,
+) -> None:
+    """Write a whole CSV file; file names that are not UTF-8 keep their bytes."""
+    encoding = "utf-8-sig" if style.bom else "utf-8"
+    with (
+        atomic_write(path) as beside,
+        beside.open("w", newline="", encoding=encoding, errors="surrogateescape") as file,
+    ):
+        file.writelines(csv_line([*map(style.written, row)]) for row in chain([head], rows))
 
 
 def csv_line(cells: Sequence[object], delimiter: str = ",") -> str:

@@ -14,6 +14,7 @@ from resnest_cli.cli.options import option
 from resnest_cli.cli.progress import chosen_progress
 from resnest_cli.datasets.labelled_folder import LabelledFolder
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
+from resnest_cli.files import CSVStyle
 from resnest_cli.imaging.decode_options import MAX_PIXELS, DecodeOptions
 from resnest_cli.progress import set_verbosity
 
@@ -101,6 +102,8 @@ def evaluate(
             "Replace the evaluation in --output, and the file of --calibrate.",
         ),
     ] = False,
+    csv_bom: options.CSVBom = False,
+    csv_safe: options.CSVSafe = False,
     device: options.Device = "auto",
     engine: options.Engine = "auto",
     precision: options.Precision = "fp32",
@@ -146,6 +149,7 @@ def evaluate(
         mistakes=mistakes,
         calibrate=calibrate,
         overwrite=overwrite,
+        csv=CSVStyle(csv_bom, csv_safe),
         progress=chosen_progress(name or settings.DEFAULT_MODEL, quiet=quiet),
     )
     if fmt == "json":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ from resnest_cli.evaluation.metrics import (
 )
 from resnest_cli.evaluation.published import Agreement
 from resnest_cli.files import (
+    PLAIN,
+    CSVStyle,
     all_or_none,
     check_new,
     check_no_input,
@@ -145,14 +147,16 @@ class Evaluation:
         return lines + self._class_lines()
 
     def write(
-        self, folder: str | os.PathLike[str], *, mistakes: int = MISTAKES, overwrite: bool = False
-    ) -> None:
+        self, folder: str | os.PathLike[str], *, mistakes: int = MISTAKES, overwrite: bool = False,
+        csv: CSVStyle = PLAIN,
+    ) -> None:  # fmt: skip
         """Write the report: every file of `FILES` that applies.
 
         Args:
             folder: made if it is missing.
             mistakes: images on the contact sheet of mistakes, at most.
             overwrite: replace files that the folder holds.
+            csv: how CSV files are written.
 
         Raises:
             OutputError: the folder cannot be written to, or holds one of the files.
@@ -161,7 +165,7 @@ class Evaluation:
         check_report_folder(folder, overwrite=overwrite)
         earlier = _written_before(folder)
         with os_errors(f"the report in '{folder}'"), all_or_none(folder, FILES) as beside:
-            self._write_files(beside, mistakes)
+            self._write_files(beside, mistakes, partial(write_csv, style=csv))
             digests = {path.name: sha256_of(path) for path in sorted(beside.iterdir())}
             text = json.dumps(self.as_json() | {"files": digests}, indent=2, ensure_ascii=False)
             (beside / "metrics.json").write_text(text + "\n", encoding="utf-8")
@@ -169,11 +173,11 @@ class Evaluation:
             if path.name not in digests:
                 path.unlink(missing_ok=True)
 
-    def _write_files(self, folder: Path, mistakes: int) -> None:
-        """Write all files but the metrics."""
+    def _write_files(self, folder: Path, mistakes: int, write: Callable[..., None]) -> None:
+        """Write all files but the metrics, CSV files by `write`."""
         per_class = self._per_class()
-        write_csv(folder / "per_class.csv", list(per_class[0]), [r.values() for r in per_class])
-        self._write_confusion(folder)
+        write(folder / "per_class.csv", list(per_class[0]), [r.values() for r in per_class])
+        self._write_confusion(folder, write)
         c = self.metrics.calibration
         charts.draw_reliability(
             folder / "reliability.png",
@@ -182,9 +186,9 @@ class Evaluation:
             counts=c.counts,
             error=c.expected_error,
         )
-        self._write_predictions(folder, mistakes)
+        self._write_predictions(folder, mistakes, write)
         if self.failed:
-            write_csv(folder / "failed.csv", ["path", "error"], self.failed)
+            write(folder / "failed.csv", ["path", "error"], self.failed)
 
     def calibrate(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Evaluation:
         """Fit a temperature on these images, and write the calibrated checkpoint.
@@ -250,16 +254,16 @@ class Evaluation:
             )
         return lines
 
-    def _write_confusion(self, folder: Path) -> None:
+    def _write_confusion(self, folder: Path, write: Callable[..., None]) -> None:
         """The whole matrix as CSV, and as a chart the classes that were true or predicted."""
         matrix, names = self.metrics.confusion, self.class_names.names
         rows = ([name, *map(int, row)] for name, row in zip(names, matrix, strict=True))
-        write_csv(folder / "confusion.csv", ["true \\ predicted", *names], rows)
+        write(folder / "confusion.csv", ["true \\ predicted", *names], rows)
         used = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
         shown = [printable(names[i]) for i in used]
         charts.draw_confusion(folder / "confusion.png", matrix[np.ix_(used, used)], shown)
 
-    def _write_predictions(self, folder: Path, mistakes: int) -> None:
+    def _write_predictions(self, folder: Path, mistakes: int, write: Callable[..., None]) -> None:
         """Every image and its top-1 class, the mistakes alone, and a sheet of the worst ones."""
         confidence = np.exp(log_softmax(self.logits).max(1))
         predicted, ranks = self.logits.argmax(1), ranks_of(self.logits, self.labels)
@@ -276,8 +280,8 @@ class Evaluation:
             return load, printable(names[self.labels[i]]), guess
 
         wrong = self.mistakes()
-        write_csv(folder / "predictions.csv", head, map(row, range(len(self.paths))))
-        write_csv(folder / "mistakes.csv", head, map(row, wrong))
+        write(folder / "predictions.csv", head, map(row, range(len(self.paths))))
+        write(folder / "mistakes.csv", head, map(row, wrong))
         if shown := wrong[:mistakes]:
             charts.draw_contact_sheet(folder / "mistakes.jpg", list(map(on_sheet, shown)))
 
