@@ -171,6 +171,9 @@ def _table(text: str, images: _FolderNames, file: Path) -> _Table:
     if rows and len(heading) == len(rows[0].cells) - 1:  # R writes none over row numbers
         heading = ["", *heading]
     titled = [at for at, title in enumerate(heading) if _CLASS.fullmatch(title.strip())]
+    cells = {cell.strip() for row in rows for cell in row.cells[name + 1 :]}
+    if not titled and len(heading) > name + 2 and cells == {"0", "1"}:
+        raise DatasetError(f"'{file}' has a column for each class: name each image's class instead")
     if not titled:
         log.log(SUMMARY, "'%s': the first line is taken as a heading: %s", file, listed(heading))
     elsewhere = len(titled) == 1 and titled[0] > name
@@ -188,7 +191,7 @@ def _without_comments(rows: list[_Row], images: _FolderNames, file: Path) -> lis
 def _is_heading(cells: Sequence[str], images: _FolderNames) -> bool:
     """Whether the first line, from the name on, names the columns."""
     name, label = (cell.strip() for cell in (*cells, "", "")[:2])
-    if is_image_name(name) or label.isdigit() or _WNID.match(label):
+    if is_image_name(name) or (name and (label.isdigit() or _WNID.match(label))):
         return False
     return not images.has(name) or _CLASS.fullmatch(label) is not None
 

@@ -50,9 +50,7 @@ def existing(text: str) -> str | None:
     if os.path.lexists(text):
         return text
     folder, name = os.path.split(text)
-    if text.isascii() or not name:
-        return None
-    parent = existing(folder) if folder else ""
+    parent = existing(folder) if folder and not text.isascii() else folder
     return None if parent is None else _entry(parent, name)
 
 

@@ -75,6 +75,7 @@ def test_lists_that_are_not_utf8(tmp_path, text):
         ("val_0.png,cat\nval_0.png,dog\n", "'val_0.png' more than once"),
         ("490\n361\n", "LOC_val_solution.csv"),
         ("", "no image"),
+        ("name,cat,dog\nval_0.png,0,1\n", "a column for each class"),
     ],
 )
 def test_lists_that_are_wrong(tmp_path, text, words):
@@ -95,6 +96,7 @@ LISTS = {
     "R's write.table": '"file.name" "label"\n"1" "a.png" "cat"\n"2" "sub/b c.png" "dog"\n',
     "R without row names": '"file.name","label"\n"a.png","cat"\n"sub/b c.png","dog"\n',
     "pandas": ",file,class\n0,a.png,cat\n1,sub/b c.png,dog\n",
+    "a pandas series": ",0\na.png,cat\nsub/b c.png,dog\n",
     "class elsewhere": "path,width,Class Name\na.png,640,cat\nsub/b c.png,480,dog\n",
     "semicolons": "file;class\na.png;cat\nsub/b c.png;dog\n",
     "Excel": "sep=;\r\nfile;class\r\na.png;cat\r\nsub/b c.png;dog\r\n",

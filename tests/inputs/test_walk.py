@@ -117,7 +117,7 @@ def test_selections_take_existing_folders_as_they_are_written():
 def test_names_are_found_in_the_other_form_of_unicode(stored, given):
     Path(stored).mkdir()
     drawn(20, 20).save(f"{stored}/{stored}.png")
-    for text in (given, f"{given}/{given}.png", f"./{given}/{given}.png"):
+    for text in (given, f"{given}/", f"{given}/{given}.png", f"./{given}/{given}.png"):
         (source,) = expand([text])
         assert source.name.startswith(text)  # as it was given
         assert source.load(DecodeOptions()).size == (20, 20)
