@@ -60,7 +60,10 @@ class Inputs:
             UsageError: the list is missing or cannot be read.
             ResNeStError: no input leads to any image.
         """
-        if self.files_from and not os.access(self.files_from, os.R_OK) and self.files_from != STDIN:
+        listed = self.files_from
+        if listed not in (None, STDIN) and (
+            not os.access(listed, os.R_OK) or os.path.isdir(listed)
+        ):
             raise UsageError(f"`files_from` must be a readable list, not '{self.files_from}'")
         walk = self._walk()
         passed: list[Source] = []  # inputs that hold no image
