@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 
 
@@ -54,6 +55,17 @@ class BrokenPipe(OutputError):
     """The reader of the results has closed the pipe, as `head` does: not a failure."""
 
     exit_code = 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was too little memory, in the words of whichever library it is."""
+    words = "out of memory|not enough memory|alloc|failed to map"
+    return isinstance(error, MemoryError) or bool(re.search(words, str(error), re.I))
+
+
+def out_of_memory(what: str) -> ResNeStError:
+    """The error where that is so; `what` is what there is not enough memory for."""
+    return EngineError(f"not enough memory for {what}; other programs may be using it")
 
 
 def require_extra(extra: str, *packages: str) -> None:

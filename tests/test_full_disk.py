@@ -70,7 +70,15 @@ def test_a_report_is_written_whole_or_not_at_all(photos_of_classes, disk):
         assert {path.name for path in folder.iterdir()} == whole.keys()
 
 
-@pytest.mark.parametrize("name", ["x.onnx", "x.xml", "x.pt2", "x.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("x.onnx", marks=pytest.mark.slow),
+        "x.xml",
+        pytest.param("x.pt2", marks=pytest.mark.slow),
+        "x.safetensors",
+    ],
+)
 def test_an_export_is_written_whole_or_not_at_all(name, run_process, run, disk):
     if name == "x.onnx":
         pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra export)")

@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from resnest_cli import settings
 from resnest_cli.cli.typer_speed import install_fast_coercion
-from resnest_cli.errors import BrokenPipe, ResNeStError
+from resnest_cli.errors import BrokenPipe, ResNeStError, is_out_of_memory
 from resnest_cli.version import __version__
 
 COMMANDS = {
@@ -147,6 +147,8 @@ def run(arguments: list[str]) -> int:
         where = f"{named}: " if error.filename or error.errno in _REFUSED else ""
         return _fail(f"{where}{error.strerror or error}", 1)
     except Exception as error:  # a bug, or a fault nobody thought of: no traceback for users
+        if is_out_of_memory(error):
+            return _fail("not enough memory; other programs may be using it", 1)
         message = f"{type(error).__name__}: {error}"
         return _fail(f"{message}\nthis is unexpected; RESNEST_DEBUG=1 shows where", 1)
 

@@ -13,6 +13,7 @@ import typer
 
 from resnest_cli import settings
 from resnest_cli.catalog.variants import BY_NAME, VARIANTS, list_models
+from resnest_cli.catalog.weights import default_model
 from resnest_cli.cli import options
 from resnest_cli.cli.options import MACHINE, OUTPUT, option
 from resnest_cli.cli.tables import print_table
@@ -123,7 +124,7 @@ def _models(given: Sequence[str], *, every: bool, weights: Path | None) -> list[
     if every:
         return [variant.name for variant in VARIANTS]
     chosen: list[str] = []
-    for name in given or [settings.model() or settings.DEFAULT_MODEL]:
+    for name in given or [default_model() or settings.DEFAULT_MODEL]:
         found = [BY_NAME[name].name] if name in BY_NAME else list_models(name)
         if not found:
             raise UsageError(f"no model fits '{name}'; 'resnest list-models' shows all")

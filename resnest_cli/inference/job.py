@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from resnest_cli.catalog.weights import is_graph
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
+from resnest_cli.engines.select import resolve_engine
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.files import PLAIN, CSVStyle, check_no_input
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
@@ -20,7 +22,7 @@ from resnest_cli.inputs.source import Source
 from resnest_cli.inputs.walk import LeftOut
 from resnest_cli.outputs.formats import format_of
 from resnest_cli.outputs.run_info import RunInfo
-from resnest_cli.outputs.sink import Output, check_target, files_of, open_output
+from resnest_cli.outputs.sink import Output, check_target, files_of, open_output, started
 from resnest_cli.progress import SILENT, Progress
 from resnest_cli.results import Result
 from resnest_cli.text import counted
@@ -69,6 +71,7 @@ class PredictionJob:
             ResNeStError: there is nothing to classify, or the network cannot be loaded.
         """
         fmt = self._checked_format()
+        self._check_resume()
         left_out = LeftOut()
         sources = self._sources(left_out)
         hint = "latency" if self.inputs.is_one_image else "throughput"
@@ -100,6 +103,18 @@ class PredictionJob:
             raise UsageError(f"`{option}` is for the formats csv and tsv, not {fmt}")
         check_target(self.output, fmt=fmt, resume=self.resume, overwrite=self.overwrite)
         return fmt
+
+    def _check_resume(self) -> None:
+        """Raise `OutputError` if the output is of other settings, as far as these are known."""
+        if self.output is None or not (self.resume and started(self.output)):
+            return
+        graph = is_graph(self.model.weights or Path(self.model.model or ""))
+        now = {
+            "engine": resolve_engine(self.runtime, graph=graph),
+            "precision": self.runtime.precision,
+            "threshold": self.threshold,
+        }
+        RunInfo(now, self.runtime.device).check_resumes(RunInfo.read(self.output))
 
     def _sources(self, left_out: LeftOut) -> Iterator[Source]:
         """The inputs, of which none will be overwritten: to know that, they are first listed."""

@@ -46,11 +46,10 @@ def check_target(path: Path | None, *, fmt: str, resume: bool, overwrite: bool) 
     elif resume and fmt == "table":
         raise OutputError("a table cannot be resumed; use jsonl, json, csv, tsv or parquet")
     else:
-        started = [file for file in (path, _journal(path)) if _has_content(file)]
         check_new(path, overwrite=True)
-        for file in [] if resume or overwrite else started:
+        for file in [] if resume or overwrite else started(path):
             check_new(file, resumable=True)
-        if fmt != "table" and not overwrite and not started:
+        if fmt != "table" and not overwrite and not started(path):
             _check_record(record_path(path))
         if path.exists() and not os.access(path, os.W_OK):
             raise OutputError(f"'{path}' cannot be written")
@@ -63,6 +62,11 @@ def _check_record(record: Path) -> None:
             f"'{record}' exists already, and is not a record that resnest wrote\n"
             "replace it with `overwrite`, or choose another path"
         )
+
+
+def started(path: Path) -> list[Path]:
+    """The files of an output that hold rows already."""
+    return [file for file in (path, _journal(path)) if _has_content(file)]
 
 
 def files_of(path: Path) -> list[Path]:
