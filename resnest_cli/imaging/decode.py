@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resnest_cli.errors import ImageError
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
+from resnest_cli.imaging.image_formats import RARE, USUAL
 from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_USUAL = ("JPEG", "PNG", "GIF", "BMP", "PPM")  # whose readers Pillow loads first
-# further formats that are only data; others have Ghostscript or Windows execute what is in the
-# file, or open whatever they find in a container
-_RARE = (
-    "MPO", "WEBP", "TIFF", "AVIF", "JPEG2000", "DIB", "TGA", "ICO", "PCX", "SGI", "PSD", "QOI",
-    "HEIF",
-)  # fmt: skip
 _MOST_IN_ICON = 256  # images
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -54,7 +48,7 @@ def _opened(content: Path | bytes, most: int) -> Image.Image:
     """An image of any format that is only data; an icon with at most `most` pixels."""
     file = content if isinstance(content, Path) else io.BytesIO(content)
     try:
-        return Image.open(file, formats=_USUAL)
+        return Image.open(file, formats=USUAL)
     except UnidentifiedImageError:
         Image.init()  # loads every reader, which is slow
     with _stream(content) as start:
@@ -62,7 +56,7 @@ def _opened(content: Path | bytes, most: int) -> Image.Image:
     if isinstance(file, io.BytesIO):
         file.seek(0)
     try:
-        return Image.open(file, formats=[name for name in _RARE if name in Image.OPEN])
+        return Image.open(file, formats=[name for name in RARE if name in Image.OPEN])
     except UnidentifiedImageError as error:
         raise ImageError(_unidentified(content)) from error
 

@@ -13,13 +13,8 @@ from queue import SimpleQueue
 from threading import Thread
 
 from resnest_cli.errors import ResNeStError, UsageError
+from resnest_cli.imaging.image_formats import is_image_name
 from resnest_cli.inputs.source import STDIN, Source, is_url
-
-# what a folder is searched for; a file named outright is read whatever it is called
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .avif .jp2 .j2k .jpx .heic .heif "
-    ".ppm .pgm .pbm .pnm .tga .ico .pcx .sgi".split()
-)
 
 
 @dataclass(frozen=True)
@@ -195,8 +190,7 @@ def _entries(folder: str) -> list[str]:
     return [
         entry.path
         for entry in entries
-        if not entry.name.startswith(".")
-        and (os.path.splitext(entry.name)[1].lower() in SUFFIXES or _is_folder(entry))
+        if not entry.name.startswith(".") and (is_image_name(entry.name) or _is_folder(entry))
     ]
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from resnest_cli.errors import ImageError, ResNeStError, UsageError
 from resnest_cli.imaging.decode_options import DecodeOptions
-from resnest_cli.inputs.discover import SUFFIXES, Inputs, expand, read_list, walk_ahead
+from resnest_cli.imaging.image_formats import is_image_name
+from resnest_cli.inputs.discover import Inputs, expand, read_list, walk_ahead
 from resnest_cli.inputs.source import as_source
 from tests.conftest import drawn
 
@@ -207,7 +208,7 @@ def made(tree, path):
     """A tree of folders and files; what a walk in order should come upon."""
     if isinstance(tree, bytes):
         Path(path).write_bytes(tree)
-        return [path] if os.path.splitext(path)[1].lower() in SUFFIXES else []
+        return [path] if is_image_name(path) else []
     os.makedirs(path, exist_ok=True)
     below = {name: made(tree[name], os.path.join(path, os.fsdecode(name))) for name in tree}
     shown = sorted(os.fsdecode(name) for name in tree if not name.startswith(b"."))
