@@ -161,6 +161,8 @@ def _prepare_process() -> None:
     if not settings.debug():
         warnings.simplefilter("ignore")  # Pillow's and torch's advice is for developers
     logging.getLogger("resnest_cli").addHandler(_ToStderr())
+    for name in ("PIL", "tifffile"):  # whose errors are rows; a logger without handler would print
+        logging.getLogger(name).addHandler(logging.NullHandler())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 

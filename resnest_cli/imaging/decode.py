@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from resnest_cli.errors import ImageError
 from resnest_cli.imaging import tiff, unreadable
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
-from resnest_cli.imaging.depth import Depth, to_8_bits
+from resnest_cli.imaging.depth import Depth, check_range, to_8_bits
 from resnest_cli.imaging.image_formats import RARE, USUAL
 from resnest_cli.text import one_line, printable
 
@@ -53,6 +53,8 @@ def decode(
             _check_pixels(image.size, options.max_pixels)
             if options.draft_size and image.format in ("JPEG", "MPO"):
                 _shrink(image, 2 * options.draft_size)
+            if options.stretch and image.format == "PNG":
+                return to_rgb(_stretched(image, content, options, name), options, name=name)
             try:
                 return to_rgb(image, options, name=name)
             except OSError:
@@ -61,6 +63,32 @@ def decode(
                     raise
                 log.info("'%s' lacks its end marker, and no pixel", printable(name))
                 return whole
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the samples of a PNG that is not decoded yet are stored; empty for other images."""
+    tiles = getattr(image, "tile", ()) if image.format == "PNG" else ()
+    return str(tiles[0][3]) if tiles else ""
+
+
+def _stretched(
+    image: Image.Image, content: Path | bytes, options: DecodeOptions, name: str
+) -> Image.Image:
+    """A PNG's colours of 16 bits, scaled to 8; other PNGs are left as they are.
+
+    Pillow keeps the high bytes only; told that the bytes are swapped, the low ones.
+    """
+    if (raw := _raw_mode(image)) not in ("RGB;16B", "RGBA;16B"):
+        return image
+    file = content if isinstance(content, Path) else io.BytesIO(content)
+    with Image.open(file, formats=("PNG",)) as low:
+        low.tile = [(*low.tile[0][:3], raw.replace("16B", "16L"))]
+        pixels = np.array(image)
+        colours = pixels[..., :3].astype(np.uint16) << 8 | np.asarray(low)[..., :3]
+    pixels[..., :3] = to_8_bits(colours, Depth.of("u", 16), options, name)
+    scaled = Image.fromarray(pixels)
+    scaled.info = image.info  # with the orientation
+    return scaled
 
 
 def _without_end(content: Path | bytes, options: DecodeOptions) -> Image.Image | None:
@@ -111,7 +139,8 @@ def _opened(content: Path | bytes, options: DecodeOptions, name: str) -> Image.I
         kind = tiff.read_kind(start)
         if kind is not None:
             _check_pixels((kind.width, kind.height), options.max_pixels)
-            if not kind.right_in_pillow:
+            deep_colour = kind.samples > 1 and kind.bits > 8  # which Pillow gives in 8 bits
+            if not kind.right_in_pillow or (options.stretch and deep_colour):
                 return tiff.read(start, kind, options, name)
         start.seek(0)
         _check_icon(start, options.max_pixels)
@@ -155,6 +184,7 @@ def to_rgb(
     kind = tiff.kind_of(image)
     if kind is not None and not kind.right_in_pillow:
         raise ImageError(f"{kind}: Pillow reads this kind wrong; give the file instead")
+    deep = kind.bits > 8 if kind is not None else _raw_mode(image).endswith(";16B")
     if kind is None:
         image.load()
     else:
@@ -167,6 +197,13 @@ def to_rgb(
         depth = _WIDE_MODES[image.mode] if kind is None else kind.depth
         grey = to_8_bits(np.asarray(image), depth, options, name)
         return Image.fromarray(grey).convert("RGB")
+    if deep and not options.stretch:
+        check_range(image, options, name)
+    return _opaque(image, options).convert("RGB")
+
+
+def _opaque(image: Image.Image, options: DecodeOptions) -> Image.Image:
+    """An image of 8 bits, a background painted where it is transparent if that is asked for."""
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert(image.mode.upper())
     if image.has_transparency_data and image.mode != "RGBA":
@@ -174,7 +211,7 @@ def to_rgb(
     if image.mode == "RGBA" and options.background is not None:
         canvas = Image.new("RGBA", image.size, (*options.background, 255))
         image = Image.alpha_composite(canvas, image)
-    return image.convert("RGB")
+    return image
 
 
 def from_array(array: NDArray[Any]) -> Image.Image:

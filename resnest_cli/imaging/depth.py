@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from resnest_cli.errors import ImageError
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
@@ -73,6 +74,15 @@ def to_8_bits(
         part = np.rint((part - start) * (255.0 / full))
         out[rows] = 255 - part if depth.inverted else part
     return out
+
+
+def check_range(image: Image.Image, options: DecodeOptions, name: str) -> None:
+    """Warn if colours of 16 bits, of which Pillow gives the high bytes, are of a small range."""
+    if image.mode in ("RGB", "RGBA"):
+        colours = np.asarray(image)[..., :3]
+        low, high = int(colours.min()), int(colours.max())
+        if 0 < high - low < 255 / _SMALL:
+            _note(options, name, 257 * low, 257 * high, 65535)
 
 
 def _limits(values: NDArray[Any]) -> tuple[float, float]:
