@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resnest_cli.errors import ImageError
-from resnest_cli.imaging import tiff, unreadable
+from resnest_cli.imaging import jpeg2000, tiff, unreadable
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
 from resnest_cli.imaging.depth import Depth, check_range, to_8_bits
 from resnest_cli.imaging.image_formats import RARE, USUAL
@@ -53,6 +53,8 @@ def decode(
             _check_pixels(image.size, options.max_pixels)
             if options.draft_size and image.format in ("JPEG", "MPO"):
                 _shrink(image, 2 * options.draft_size)
+            if image.format == "JPEG2000":
+                return to_rgb(_deep_jpeg2000(image, content, options, name), options, name=name)
             if options.stretch and image.format == "PNG":
                 return to_rgb(_stretched(image, content, options, name), options, name=name)
             try:
@@ -63,6 +65,19 @@ def decode(
                     raise
                 log.info("'%s' lacks its end marker, and no pixel", printable(name))
                 return whole
+
+
+def _deep_jpeg2000(
+    image: Image.Image, content: Path | bytes, options: DecodeOptions, name: str
+) -> Image.Image:
+    """A JPEG 2000 as Pillow has opened it, or decoded where Pillow would do that wrong."""
+    data = content if isinstance(content, bytes) else content.read_bytes()
+    kind = jpeg2000.read_kind(data)
+    _check_pixels((kind.width, kind.height), options.max_pixels)
+    deep_colour = kind.components > 1 and kind.bits > 8
+    if kind.right_in_pillow and not (options.stretch and deep_colour):
+        return image
+    return jpeg2000.read(data, kind, options, name)
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -76,6 +76,13 @@ def to_8_bits(
     return out
 
 
+def alpha_to_8_bits(values: NDArray[Any], depth: Depth) -> NDArray[np.uint8]:
+    """Opacity, from 0 to 1 if in floats, else to the greatest value of its type, to 8 bits."""
+    opaque = 1.0 if values.dtype.kind == "f" else depth.full[-1]
+    opacity: NDArray[np.uint8] = np.rint(np.clip(values / opaque, 0, 1) * 255).astype(np.uint8)
+    return opacity
+
+
 def check_range(image: Image.Image, options: DecodeOptions, name: str) -> None:
     """Warn if colours of 16 bits, of which Pillow gives the high bytes, are of a small range."""
     if image.mode in ("RGB", "RGBA"):

@@ -16,7 +16,7 @@ from PIL.Image import Transpose
 
 from resnest_cli.errors import ImageError, ResNeStError, require_extra
 from resnest_cli.imaging.decode_options import DecodeOptions
-from resnest_cli.imaging.depth import Depth, to_8_bits
+from resnest_cli.imaging.depth import Depth, alpha_to_8_bits, to_8_bits
 from resnest_cli.imaging.libtiff import listening
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def read(file: IO[bytes], kind: TiffKind, options: DecodeOptions, name: str) -> 
     if not kind.right_in_tifffile:
         raise ImageError(f"{kind}: a kind that cannot be read; convert it to RGB or grey")
     try:
-        require_extra("tiff", "tifffile", "imagecodecs")
+        require_extra("formats", "tifffile", "imagecodecs")
     except ResNeStError as error:
         raise ImageError(f"{kind}: {': '.join(str(error).splitlines())}") from error
     values = _values(file, kind, options)
@@ -234,8 +234,7 @@ def read(file: IO[bytes], kind: TiffKind, options: DecodeOptions, name: str) -> 
     alpha = _ALPHA.get(kind.extra[0]) if kind.extra and mode != "CMYK" else None
     if alpha is not None:
         mode += alpha
-        opaque = 1.0 if kind.format == 3 else kind.depth.full[-1]
-        bands.append(np.rint(np.clip(values[..., own] / opaque, 0, 1) * 255).astype(np.uint8))
+        bands.append(alpha_to_8_bits(values[..., own], kind.depth))
     image = Image.merge(mode, [Image.fromarray(np.ascontiguousarray(band)) for band in bands])
     image.getexif()[_ORIENTATION] = kind.orientation
     return image
