@@ -7,7 +7,7 @@ anything is decoded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,6 +69,7 @@ class TiffKind:
     orientation: int
     colour_map: tuple[int, ...]
     plain: bool  # no further tag changes what the samples mean
+    opens_in_pillow: bool = True
 
     @classmethod
     def of(cls, tags: Mapping[int, Any], *, little: bool) -> TiffKind:
@@ -130,7 +131,7 @@ class TiffKind:
     def right_in_pillow(self) -> bool:
         """Whether Pillow, if it opens such a file at all, gives what is in it."""
         known = self.bits and self.format and self.compression in _BY_PILLOW
-        if not known or not self._planes_right_in_pillow:
+        if not known or not self.opens_in_pillow or not self._planes_right_in_pillow:
             return False
         if self.colours in (0, 1):
             return self.samples <= 2 and self._grey_right_in_pillow
@@ -184,11 +185,36 @@ def read_kind(file: IO[bytes]) -> TiffKind | None:
     head = file.read(16)
     if head[:4] not in TiffImagePlugin.PREFIXES:
         return None
-    big = head[2:4] in (b"\0\x2b", b"\x2b\0")
-    tags = TiffImagePlugin.ImageFileDirectory_v2(head if big else head[:8])
+    if head[:4] == b"MM\0\x2b":
+        return _big_endian_kind(file)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(head if head[2] == 43 else head[:8])
     file.seek(tags.next)
     tags.load(file)
     return TiffKind.of(tags, little=tags.prefix == b"II")
+
+
+def _big_endian_kind(file: IO[bytes]) -> TiffKind:
+    """The kind of a BigTIFF in big-endian order, which Pillow cannot read."""
+    _require_tifffile("TIFF (BigTIFF, big-endian)")
+    with _tifffile(file) as opened:
+        values = {tag.code: tag.value for tag in opened.pages[0].tags}
+    arrays = {code: tuple(v.tolist()) for code, v in values.items() if isinstance(v, np.ndarray)}
+    return replace(TiffKind.of(values | arrays, little=False), opens_in_pillow=False)
+
+
+def _require_tifffile(kind: object) -> None:
+    try:
+        require_extra("formats", "tifffile", "imagecodecs")
+    except ResNeStError as error:
+        raise ImageError(f"{kind}: {': '.join(str(error).splitlines())}") from error
+
+
+def _tifffile(file: IO[bytes]) -> Any:
+    from tifffile import TiffFile
+
+    file.seek(0)
+    # flags of microscopes' files that would have it read more than the first image
+    return TiffFile(file, is_lsm=False, is_ndpi=False, is_scanimage=False)
 
 
 def kind_of(image: Image.Image) -> TiffKind | None:
@@ -218,10 +244,7 @@ def read(file: IO[bytes], kind: TiffKind, options: DecodeOptions, name: str) -> 
     """The image by way of tifffile, in 8 bits, not turned; `ImageError` if that cannot read it."""
     if not kind.right_in_tifffile:
         raise ImageError(f"{kind}: a kind that cannot be read; convert it to RGB or grey")
-    try:
-        require_extra("formats", "tifffile", "imagecodecs")
-    except ResNeStError as error:
-        raise ImageError(f"{kind}: {': '.join(str(error).splitlines())}") from error
+    _require_tifffile(kind)
     values = _values(file, kind, options)
     own = kind.samples - len(kind.extra)
     if kind.colours == _PALETTE:
@@ -242,14 +265,10 @@ def read(file: IO[bytes], kind: TiffKind, options: DecodeOptions, name: str) -> 
 
 def _values(file: IO[bytes], kind: TiffKind, options: DecodeOptions) -> NDArray[Any]:
     """The samples of the first image, (height, width, samples)."""
-    from tifffile import TiffFile
-
     size, most = kind.width * kind.height * kind.samples, options.max_pixels
     if size * -(-kind.bits // 8) > _MOST_BYTES * most:
         raise ImageError(f"{kind}: too large for {most:,} pixels (option max-pixels)")
-    file.seek(0)
-    # flags of microscopes' files that would have it read more than the first image
-    with TiffFile(file, is_lsm=False, is_ndpi=False, is_scanimage=False) as opened:
+    with _tifffile(file) as opened:
         page = opened.pages[0]
         shape = (kind.height, kind.width, kind.samples)
         # what was checked is what is decoded, whatever a file that says two things does
