@@ -174,6 +174,8 @@ def _prepare_process() -> None:
     if not settings.debug():
         warnings.simplefilter("ignore")  # Pillow's and torch's advice is for developers
     logging.getLogger("resnest_cli").addHandler(_ToStderr())
+    for name in ("PIL", "tifffile"):  # whose errors are rows; a logger without handler would print
+        logging.getLogger(name).addHandler(logging.NullHandler())
     for ending in _ENDING:
         if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup does with SIGHUP
             signal.signal(ending, signal.default_int_handler)

@@ -60,6 +60,7 @@ def evaluate(
     background: options.Background = None,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     fast_jpeg: options.FastJpeg = False,
+    stretch: options.Stretch = False,
     model: options.Model = None,
     weights: options.Weights = None,
     labels: options.LabelsFile = None,
@@ -142,7 +143,9 @@ def evaluate(
         ),
         spec,
         runtime=RuntimeOptions(device, engine, precision, compiled, batch_size, workers),
-        decode=DecodeOptions(exif, options.colour(background), max_pixels, fast_jpeg),
+        decode=DecodeOptions(
+            exif, options.colour(background), max_pixels, fast_jpeg, stretch=stretch
+        ),
         skip_unknown=skip_unknown,
         bins=bins,
         output=output,

@@ -170,6 +170,15 @@ FastJpeg = Annotated[
         "resize needs: faster, with slightly different results.",
     ),
 ]
+Stretch = Annotated[
+    bool,
+    option(
+        "--stretch",
+        INPUT,
+        "Scale each image of more than 8 bits a sample from its darkest to its brightest sample, "
+        "as for thermal and microscope images, which use a small part of their range.",
+    ),
+]
 AllowPrivate = Annotated[
     bool,
     option("--allow-private", INPUT, "Also read URLs on this machine and on private networks."),

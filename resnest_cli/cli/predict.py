@@ -44,6 +44,7 @@ def predict(
     background: options.Background = None,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     fast_jpeg: options.FastJpeg = False,
+    stretch: options.Stretch = False,
     allow_private: options.AllowPrivate = False,
     model: options.Model = None,
     weights: options.Weights = None,
@@ -105,7 +106,7 @@ def predict(
         runtime=RuntimeOptions(device, engine, precision, compiled, batch_size, workers),
         decode=DecodeOptions(
             not no_exif, options.colour(background), max_pixels, fast_jpeg,
-            allow_private=allow_private, offline=offline,
+            stretch=stretch, allow_private=allow_private, offline=offline,
         ),
         top_k=top_k, threshold=threshold, resume=resume, overwrite=overwrite,
         csv=CSVStyle(csv_bom, csv_safe),

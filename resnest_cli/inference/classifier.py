@@ -74,6 +74,7 @@ class Classifier:
         background: tuple[int, int, int] | None = None,
         max_pixels: int = MAX_PIXELS,
         fast_jpeg: bool = False,
+        stretch: bool = False,
         device: str = "auto",
         engine: str | Engine = "auto",
         precision: str = "fp32",
@@ -91,8 +92,9 @@ class Classifier:
         name = engine if isinstance(engine, str) else "auto"
         runtime = RuntimeOptions(device, name, precision, torch_compile, batch_size, workers)
         decode = DecodeOptions(
-            exif, background, max_pixels, fast_jpeg, allow_private=allow_private, offline=offline
-        )
+            exif, background, max_pixels, fast_jpeg,
+            stretch=stretch, allow_private=allow_private, offline=offline,
+        )  # fmt: skip
         given = None if isinstance(engine, str) else engine
         self._set_up(spec, runtime, decode, top_k, threshold, progress, given)
 

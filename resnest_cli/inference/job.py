@@ -169,7 +169,8 @@ def run_info(classifier: Classifier, *, csv_safe: bool = False) -> RunInfo:
     """What decides a classifier's rows, and on which device they are computed."""
     c = classifier
     decode = asdict(c.decode)
-    kept = {name: decode[name] for name in ("exif", "max_pixels", "fast_jpeg", "background")}
+    names = ("exif", "max_pixels", "fast_jpeg", "stretch", "background")
+    kept = {name: decode[name] for name in names}
     settings = {
         "model": c.config.name,
         "weights_sha256": c.engine.weights.sha256,

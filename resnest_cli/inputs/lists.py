@@ -63,7 +63,8 @@ def _entries(path: str, *, null: bool) -> Iterator[str]:
     except UnicodeError as error:
         raise UsageError(f"the list '{path}' is damaged: it is not {encoding}") from error
     except OSError as error:
-        raise UsageError(f"cannot read the list '{path}': {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise UsageError(f"`files_from` must be a readable list, not '{path}': {reason}") from error
     if comments:
         log.log(SUMMARY, "%s of the list '%s' skipped", counted(comments, "comment line"), path)
 

@@ -42,16 +42,17 @@ class Source:
         if self.error:
             raise ImageError(self.error)
         if isinstance(self.content, Image.Image):
-            return decode.to_rgb(self.content, options)
+            return decode.to_rgb(self.content, options, name=self.name)
         if isinstance(self.content, Path):
             _check_regular(self.content)
         elif isinstance(self.content, str):
             stdin = self.content == STDIN
-            return decode.decode(_read_stdin() if stdin else _fetch(self.content, options), options)
+            content = _read_stdin() if stdin else _fetch(self.content, options)
+            return decode.decode(content, options, name=self.name)
         elif not isinstance(self.content, bytes):
             return decode.from_array(self.content)
         try:
-            return decode.decode(self.content, options)
+            return decode.decode(self.content, options, name=self.name)
         except ImageError as error:
             if is_archive(self.name):
                 raise ImageError("an archive: unpack it, and name the folder") from error

@@ -195,7 +195,7 @@ def test_an_error_of_a_list_is_raised_where_it_is_waited_for(tmp_path):
 @pytest.mark.parametrize(
     ("content", "null", "words"),
     [
-        (None, False, "cannot read the list"),
+        (None, False, "must be a readable list"),
         (b"a.jpg\0b.jpg\0", False, "use `null`"),
         ("a.jpg\n".encode("utf-16-le"), False, "NUL characters"),
     ],
