@@ -17,7 +17,8 @@ _SYSTEM_FOLDERS = frozenset((
     "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "__macosx",
     "$recycle.bin", "recycler", "system volume information",
 ))  # fmt: skip
-_MOST_SUFFIXES = 5  # of files left out, in a summary
+_MOST_SHOWN = 5  # suffixes in a summary
+_MOST_COUNTED, _LONGEST = 100, 16  # suffixes, and their characters: some end in a number
 
 
 @dataclass
@@ -29,7 +30,9 @@ class LeftOut:
 
     def file(self, name: str) -> None:
         """Count a file."""
-        self.suffixes[os.path.splitext(name)[1].lower() or "without suffix"] += 1
+        suffix = os.path.splitext(name)[1].lower() or "without suffix"
+        few = suffix in self.suffixes or len(self.suffixes) < _MOST_COUNTED
+        self.suffixes[suffix if few and len(suffix) <= _LONGEST else "others"] += 1
 
     def folder(self, name: str) -> bool:
         """Whether a folder is left out, as one that a system made for itself, such as `@eaDir`."""
@@ -46,9 +49,10 @@ class LeftOut:
         """For a summary; empty if nothing was left out."""
         parts = []
         if files := self.suffixes.total():
-            most = self.suffixes.most_common(_MOST_SUFFIXES)
+            most = self.suffixes.most_common(_MOST_SHOWN)
             kinds = [f"{count:,} {printable(suffix)}" for suffix, count in most]
-            kinds += ["others"] if len(self.suffixes) > len(most) else []
+            rest = files - sum(count for _, count in most)
+            kinds += [f"{rest:,} more"] if rest else []
             parts.append(f"{counted(files, 'file')} not named as an image ({', '.join(kinds)})")
         if self.folders:
             noun = "folder" if len(self.folders) == 1 else "folders"

@@ -39,11 +39,16 @@ def test_every_image_is_found_and_every_other_file_is_counted():
     assert str(left_out) == ("left out: 3 files not named as an image (2 .dcm, 1 without suffix)")
 
 
-def test_a_summary_names_five_suffixes():
+def test_a_summary_names_five_suffixes_and_counts_a_hundred():
     left_out = LeftOut()
     for number in range(7):
         left_out.file(f"x.{number}")
-    assert str(left_out).endswith("(1 .0, 1 .1, 1 .2, 1 .3, 1 .4, others)")
+    assert str(left_out).endswith("(1 .0, 1 .1, 1 .2, 1 .3, 1 .4, 2 more)")
+    for number in range(1000):
+        left_out.file(f"1.2.840.{number}")
+    left_out.file("x." + "y" * 200)
+    assert len(left_out.suffixes) == 101
+    assert str(left_out).startswith("left out: 1,008 files not named as an image (901 others, ")
     assert not str(LeftOut())
 
 
