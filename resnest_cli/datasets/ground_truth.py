@@ -89,7 +89,7 @@ class _FolderNames:
         yield (name := written.strip())
         path = os.path.normpath(name.replace("\\", "/"))
         yield Path(path).as_posix()
-        if Path(path).exists():
+        if os.path.lexists(path):  # unlike Path.exists, False for a line that is no name
             for folder in (self._folder, self._folder.resolve()):
                 if (found := Path(path).absolute()).is_relative_to(folder):
                     yield found.relative_to(folder).as_posix()

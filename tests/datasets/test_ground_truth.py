@@ -102,6 +102,7 @@ LISTS = {
     "Excel": "sep=;\r\nfile;class\r\na.png;cat\r\nsub/b c.png;dog\r\n",
     "bars": "a.png|cat\nsub/b c|dog\n",
     "comments": "# by two people\nfile,class\na.png,cat\n# late\nsub/b c.png,dog\n",
+    "a long class": f"a.png\t{'cat ' * 99},\nsub/b c.png\tdog\n",
     "quotes in the text": 'a.png\t"big" cat\nsub/b c.png\t5" dog\n',
     "a name in no form": "#1.png,cat\na.png,dog\n",
 }
@@ -134,7 +135,7 @@ def test_lists_as_programs_write_them(flat, text, encoding):
     assert list(found) == first
     cat, dog = found.values()
     assert ("cat" in cat, "dog" in dog, "," in dog) == (True, True, False)
-    assert cat in ("cat", "cat, a domestic one", '"big" cat')
+    assert cat in ("cat", "cat, a domestic one", '"big" cat', "cat " * 99 + ",")
 
 
 def test_absolute_paths_are_those_of_the_folder(flat, tmp_path):
