@@ -175,7 +175,7 @@ def _table(text: str, images: _FolderNames, file: Path) -> _Table:
     if not titled and len(heading) > name + 2 and cells == {"0", "1"}:
         raise DatasetError(f"'{file}' has a column for each class: name each image's class instead")
     if not titled:
-        log.log(SUMMARY, "'%s': the first line is taken as a heading: %s", file, listed(heading))
+        log.log(SUMMARY, "'%s': the first line is taken as a heading: %s", file, listed(heading, 2))
     elsewhere = len(titled) == 1 and titled[0] > name
     return _Table(rows, name, titled[0] if elsewhere else name + 1)
 
