@@ -104,7 +104,7 @@ def is_locked(lock: Path) -> bool:
 def locked(folder: Path) -> Iterator[None]:
     """Keep a folder to this process until it ends; `OutputError` if another has it."""
     path = folder / ".lock"
-    made = not os.path.lexists(path)  # else it is another's, and stays as it is
+    made = not os.path.lexists(path)  # else it is another's, and stays
     check_regular(path)
     with path.open("a") as file:
         lock(file, folder)
