@@ -167,7 +167,8 @@ def all_or_none(folder: Path, names: Sequence[str]) -> Iterator[Path]:
         written = [name for name in reversed(names) if (beside / name).exists()]
         for name in written:
             _to_disk(beside / name)
-        (folder / names[0]).unlink(missing_ok=True)
+        if len(written) > 1:
+            (folder / names[0]).unlink(missing_ok=True)
         for name in written:
             (beside / name).replace(folder / name)
     finally:
