@@ -108,7 +108,7 @@ def is_locked(lock: Path) -> bool:
 def locked(folder: Path) -> Iterator[None]:
     """Keep a folder to this process until it ends; `OutputError` if another has it."""
     path = folder / ".lock"
-    made = not os.path.lexists(path)  # else it is another's, and stays as it is
+    made = not os.path.lexists(path)  # else it is another's, and stays
     check_regular(path)
     with path.open("a") as file:
         lock(file, folder)
@@ -171,7 +171,8 @@ def all_or_none(folder: Path, names: Sequence[str]) -> Iterator[Path]:
         written = [name for name in reversed(names) if (beside / name).exists()]
         for name in written:
             _to_disk(beside / name)
-        (folder / names[0]).unlink(missing_ok=True)
+        if len(written) > 1:
+            (folder / names[0]).unlink(missing_ok=True)
         for name in written:
             (beside / name).replace(folder / name)
     finally:

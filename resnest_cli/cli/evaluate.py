@@ -100,7 +100,7 @@ def evaluate(
         option(
             "--overwrite",
             options.OUTPUT,
-            "Replace the evaluation in --output, and the file of --calibrate.",
+            "Replace files of a report in --output, and the file of --calibrate.",
         ),
     ] = False,
     csv_bom: options.CSVBom = False,

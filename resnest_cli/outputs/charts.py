@@ -5,7 +5,6 @@ They need the extra `train`, except the contact sheet.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -129,10 +128,8 @@ def draw_contact_sheet(path: Path, tiles: Sequence[Tile], *, side: int = 160) ->
             while pen.textlength(words, font) > side and len(words) > 1:
                 words = words[:-2] + "…"
             pen.text((left, top + side + 2 + 16 * line), words, colour, font)
-    content = io.BytesIO()  # Pillow's encoder hides why a disk took no more
-    sheet.save(content, "JPEG", quality=90)
     with atomic_write(path) as beside:
-        beside.write_bytes(content.getvalue())
+        sheet.save(beside, "JPEG", quality=90)
 
 
 def _literal(text: str) -> str:
