@@ -257,14 +257,7 @@ def _check_icon(file: IO[bytes], most: int) -> None:
     """
     from PIL import BmpImagePlugin, PngImagePlugin
 
-    if file.read(4) != b"\0\0\1\0":
-        return
-    count = int.from_bytes(file.read(2), "little")
-    if count > _MOST_IN_ICON:
-        raise ImageError(f"damaged image: an icon with {count:,} images")
-    entries = file.read(16 * count)
-    # each once: many entries may point at one large PNG
-    for (start,) in set(struct.iter_unpack("<12xI", entries[: len(entries) // 16 * 16])):
+    for start in _in_icon(file):
         file.seek(start)
         png = file.read(8) == b"\x89PNG\r\n\x1a\n"
         file.seek(start)
@@ -275,6 +268,29 @@ def _check_icon(file: IO[bytes], most: int) -> None:
             log.info("an image in an icon could not be read: %s", error)
             continue
         _check_pixels((width, height if png else height // 2), most)  # half is a mask
+
+
+def _in_icon(file: IO[bytes]) -> Iterator[int]:
+    """Where the images in an icon of Windows or macOS start; nothing if a file is neither."""
+    head = file.read(8)
+    if head.startswith(b"icns"):
+        at = 8
+        for _ in range(_MOST_IN_ICON):
+            file.seek(at)
+            size = int.from_bytes(file.read(8)[4:], "big")
+            if size < 8:
+                return
+            yield at + 8
+            at += size
+    elif head.startswith(b"\0\0\1\0"):
+        count = int.from_bytes(head[4:6], "little")
+        if count > _MOST_IN_ICON:
+            raise ImageError(f"damaged image: an icon with {count:,} images")
+        file.seek(6)
+        entries = file.read(16 * count)
+        # each once: many entries may point at one large PNG
+        for (start,) in set(struct.iter_unpack("<12xI", entries[: len(entries) // 16 * 16])):
+            yield start
 
 
 def _shrink(image: Image.Image, short: int) -> None:

@@ -15,7 +15,7 @@ from resnest_cli.errors import ImageError
 from resnest_cli.imaging.decode import decode
 from resnest_cli.imaging.decode_options import DecodeOptions
 from resnest_cli.imaging.image_formats import RARE, SUFFIXES, USUAL, is_image_name
-from tests.conftest import drawn
+from tests.conftest import ROOT, drawn
 from tests.imaging.tiffs import ALPHA, GREY, SCENE, scaled, written
 
 RGB = drawn(64, 64)  # an icon's size
@@ -267,3 +267,9 @@ def test_an_avif_over_the_limit_says_so():
     ):
         with pytest.raises(ImageError, match=words):
             decode(avif(*size), DecodeOptions(max_pixels=most))
+
+
+def test_the_documentation_lists_the_suffixes():
+    page = (ROOT / "docs" / "reference" / "image-formats.md").read_text(encoding="utf-8")
+    rows = [line for line in page.split("## Depth")[0].splitlines() if line.startswith("|")]
+    assert sorted(re.findall(r"`(\.\w+)`", "".join(rows))) == sorted(SUFFIXES)
