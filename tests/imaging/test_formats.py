@@ -184,6 +184,19 @@ def test_a_small_range_is_reported_once_and_stretched(kind, bands, caplog):
     assert len(caplog.records) == 1
 
 
+def test_the_command_reports_it_once_and_names_the_option(run, tmp_path):
+    small = np.rint(GREY[..., 0] * 1000 + 7000).astype(np.uint16)
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(imagecodecs.png_encode(small))
+    plain = run("predict", ".", "-m", "demo", "-f", "csv")
+    warning = r"warning: '.*[abc]\.png' uses only 7000 to 8000 of 0 to 65535.*; --stretch scales"
+    assert len(re.findall(warning, plain.stderr)) == 1
+    stretched = run("predict", ".", "-m", "demo", "-f", "csv", "--stretch")
+    assert "warning" not in stretched.stderr
+    assert (plain.returncode, stretched.returncode) == (0, 0)
+    assert stretched.stdout != plain.stdout
+
+
 def test_images_of_8_bits_are_not_stretched(caplog):
     dark = RGB.point([v // 20 for v in range(256)] * 3)
     for kind in ("PNG", "TIFF"):
