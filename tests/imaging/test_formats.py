@@ -259,7 +259,8 @@ UNREADABLE = {
     "FITS": (b"SIMPLE  =                    T".ljust(2880), "FITS"),
     "video": (b"\0\0\0\x20ftypisom" + bytes(99), "a video"),
     "PSD of 16 bits": (
-        b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 8, 8, 16, 3) + bytes(999), "kind of PSD",
+        b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 8, 8, 16, 3) + bytes(999),
+        "Photoshop document of 16 bits",
     ),
 }  # fmt: skip
 
