@@ -8,7 +8,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_IN_ICON = 256  # images
+_LONGEST_MCU = 4096  # bytes that JPEG's smallest unit takes, and more
 _WIDE_MODES = {
     "F": Depth.of("f", 32), "I": Depth.of("i", 32),
     **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), Depth.of("u", 16)),
@@ -110,21 +111,25 @@ def _without_end(content: Path | bytes, options: DecodeOptions) -> Image.Image |
     """A truncated JPEG that lacks nothing but its end marker; None if pixels are missing.
 
     With an end marker any truncated JPEG is decoded, with what is missing made up; so other data
-    are put in that place, too: if they change no pixel, none was missing.
+    are put there, too: if they change no pixel, none was missing.
     """
-    data = content if isinstance(content, bytes) else content.read_bytes()
+    data = (content if isinstance(content, bytes) else content.read_bytes()).rstrip(b"\xff")
     if not _ends_all_scans(data):
         return None
-    found: Image.Image | None = None
-    for filler in (b"", b"\xaa" * 64, b"\x55" * 64):
-        with Image.open(io.BytesIO(data + filler + b"\xff\xd9"), formats=("JPEG",)) as image:
+    found = []
+    # the restart marker that would be the next, as whole intervals may be missing
+    last = re.findall(rb"\xff([\xd0-\xd7])", data)[-1:] or [b"\xd7"]
+    restart = bytes([0xFF, 0xD0 | (last[0][0] + 1) & 7])
+    for bits in (b"", b"\xaa", b"\x55"):
+        other = bits * _LONGEST_MCU
+        other += restart + other if other else b""
+        file = io.BytesIO(data + other + b"\xff\xd9")
+        with suppress(OSError), Image.open(file, formats=("JPEG",)) as image:
             if options.draft_size:
                 _shrink(image, 2 * options.draft_size)
-            pixels = to_rgb(image, options)
-        if found is not None and pixels.tobytes() != found.tobytes():
-            return None
-        found = pixels
-    return found
+            found.append(to_rgb(image, options))
+    alike = len(found) == 3 and len({image.tobytes() for image in found}) == 1
+    return found[0] if alike else None
 
 
 def _ends_all_scans(data: bytes) -> bool:
@@ -252,14 +257,7 @@ def _check_icon(file: IO[bytes], most: int) -> None:
     """
     from PIL import BmpImagePlugin, PngImagePlugin
 
-    if file.read(4) != b"\0\0\1\0":
-        return
-    count = int.from_bytes(file.read(2), "little")
-    if count > _MOST_IN_ICON:
-        raise ImageError(f"damaged image: an icon with {count:,} images")
-    entries = file.read(16 * count)
-    # each once: many entries may point at one large PNG
-    for (start,) in set(struct.iter_unpack("<12xI", entries[: len(entries) // 16 * 16])):
+    for start in _in_icon(file):
         file.seek(start)
         png = file.read(8) == b"\x89PNG\r\n\x1a\n"
         file.seek(start)
@@ -270,6 +268,29 @@ def _check_icon(file: IO[bytes], most: int) -> None:
             log.info("an image in an icon could not be read: %s", error)
             continue
         _check_pixels((width, height if png else height // 2), most)  # half is a mask
+
+
+def _in_icon(file: IO[bytes]) -> Iterator[int]:
+    """Where the images in an icon of Windows or macOS start; nothing if a file is neither."""
+    head = file.read(8)
+    if head.startswith(b"icns"):
+        at = 8
+        for _ in range(_MOST_IN_ICON):
+            file.seek(at)
+            size = int.from_bytes(file.read(8)[4:], "big")
+            if size < 8:
+                return
+            yield at + 8
+            at += size
+    elif head.startswith(b"\0\0\1\0"):
+        count = int.from_bytes(head[4:6], "little")
+        if count > _MOST_IN_ICON:
+            raise ImageError(f"damaged image: an icon with {count:,} images")
+        file.seek(6)
+        entries = file.read(16 * count)
+        # each once: many entries may point at one large PNG
+        for (start,) in set(struct.iter_unpack("<12xI", entries[: len(entries) // 16 * 16])):
+            yield start
 
 
 def _shrink(image: Image.Image, short: int) -> None:

@@ -49,6 +49,9 @@ def describe(file: IO[bytes]) -> str:
     for at, magic, what in _KNOWN:
         if head[at:].startswith(magic):
             return f"{what}, not an image in any supported format"
+    bits = int.from_bytes(head[22:24], "big")
+    if head[:4] == b"8BPS" and bits not in (1, 8):
+        return f"a Photoshop document of {bits} bits a sample cannot be read; save it with 8"
     file.seek(0)
     size = avif_size(file)
     if size and (size[0] * size[1] > _MOST_IN_AVIF or max(size) > _LONGEST_IN_AVIF):

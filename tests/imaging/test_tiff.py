@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from resnest_cli.errors import ImageError
@@ -267,3 +268,20 @@ def test_libtiff_speaks_to_others_as_ever(capfd):
     with pytest.raises(OSError, match="decoder error"):
         Image.open(io.BytesIO(content)).load()
     assert capfd.readouterr().err
+
+
+def test_tifffile_is_quiet_too(run, tmp_path):
+    tags = [(274, 3, 1, 99, True)]  # no orientation
+    (tmp_path / "a.tif").write_bytes(floats(extratags=tags))
+    done = run("predict", "a.tif", "-m", "demo", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_of_several_pages_the_first_counts(dtype):
+    out = io.BytesIO()
+    pages = [scaled(values, dtype, 255 if dtype == "uint8" else 1) for values in (SCENE, 1 - SCENE)]
+    with tifffile.TiffWriter(out) as file:
+        for page in pages:
+            file.write(page, photometric="rgb", metadata=None)
+    assert error_of(out.getvalue(), SCENE) < 1.5
