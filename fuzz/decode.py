@@ -30,7 +30,9 @@ VIEWS = (
 )
 DECODINGS = (
     DecodeOptions(max_pixels=4_000_000),
-    DecodeOptions(exif=False, background=(9, 9, 9), max_pixels=4_000_000, draft_size=36),
+    DecodeOptions(
+        exif=False, background=(9, 9, 9), max_pixels=4_000_000, draft_size=36, stretch=True
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 
 
@@ -46,10 +47,25 @@ class OutputError(ResNeStError):
     """Results cannot be written or resumed where they were asked for."""
 
 
+class WriteError(OutputError, OSError):
+    """The system refuses to write a file, which the message names."""
+
+
 class BrokenPipe(OutputError):
     """The reader of the results has closed the pipe, as `head` does: not a failure."""
 
     exit_code = 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was too little memory, in the words of whichever library it is."""
+    words = "out of memory|not enough memory|alloc|failed to map"
+    return isinstance(error, MemoryError) or bool(re.search(words, str(error), re.I))
+
+
+def out_of_memory(what: str) -> ResNeStError:
+    """The error where that is so; `what` is what there is not enough memory for."""
+    return EngineError(f"not enough memory for {what}; other programs may be using it")
 
 
 def require_extra(extra: str, *packages: str) -> None:

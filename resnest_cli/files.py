@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import os
+import re
+import secrets
+import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from resnest_cli.errors import OutputError
+from resnest_cli.errors import BrokenPipe, OutputError, UsageError, WriteError
+from resnest_cli.text import printable
+
+_NEW_NAME = re.compile(r"\.resnest-[0-9a-f]{16}\.part")
+_FORMULA = re.compile("'*[=+@\t\r-]")  # how a cell begins that a spreadsheet may execute
 
 
 def check_new(path: Path, *, overwrite: bool = False, resumable: bool = False) -> None:
@@ -26,6 +38,23 @@ def check_new(path: Path, *, overwrite: bool = False, resumable: bool = False) -
         raise OutputError(
             f"'{path}' exists already\n{resume}replace it with `overwrite`, or choose another path"
         )
+
+
+def check_no_input(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
+    """Raise `UsageError` if a file that is to be written is an input, also by way of a link."""
+    written = {_identity(path) for path in outputs if path.is_file()}
+    for path in inputs if written else ():
+        with suppress(OSError, ValueError):  # what does not exist is not replaced
+            if path is not None and _identity(path) in written:
+                raise UsageError(
+                    f"`output` would replace an input, '{printable(str(path))}'"
+                    "\nchoose another file or folder"
+                )
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    status = Path(path).stat()
+    return status.st_dev, status.st_ino
 
 
 def writable_folder(folder: Path) -> None:
@@ -78,35 +107,133 @@ def is_locked(lock: Path) -> bool:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep a folder to this process until it ends; `OutputError` if another has it."""
-    with (folder / ".lock").open("w") as file:
+    path = folder / ".lock"
+    made = not os.path.lexists(path)  # else it is another's, and stays
+    check_regular(path)
+    with path.open("a") as file:
         lock(file, folder)
         try:
             yield
         finally:
             with suppress(PermissionError):  # Windows removes no open file
-                (folder / ".lock").unlink(missing_ok=True)
+                if made:
+                    path.unlink(missing_ok=True)
+
+
+def check_regular(path: Path) -> None:
+    """Raise `OSError` if a path is a pipe, a socket, a device or a folder: opening it may block."""
+    if os.path.lexists(path) and not path.is_file():
+        kind = "Is a folder" if path.is_dir() else "Not a regular file (a pipe, socket or device?)"
+        raise OSError(errno.EINVAL, kind, os.fspath(path))
+
+
+@contextmanager
+def os_errors(what: str) -> Iterator[None]:
+    """Turn the system's refusal to write into `WriteError`, or `BrokenPipe`."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise BrokenPipe from error
+    except OSError as error:
+        refused = error.__cause__ if isinstance(error, WriteError) else error  # in other words
+        reason = getattr(refused, "strerror", None) or refused
+        raise WriteError(f"{what} cannot be written: {reason}") from refused
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A path beside a file to write to; it replaces the file at the end, unless that failed."""
-    beside = path.with_name(path.name + ".part")
+    """A path beside a file to write to; it replaces the file at the end, unless that failed.
+
+    Raises:
+        WriteError: the system refuses.
+    """
+    beside = path.with_name(_new_name())
     try:
-        yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with os_errors(f"'{path}'"):
+            yield beside
+            _to_disk(beside)
+            beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
 
 
-def write_csv(path: Path, head: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+@contextmanager
+def all_or_none(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """A new folder in `folder` to write files to; at the end those called `names` move up.
+
+    The first one moves last: where it is, all are. If writing fails, nothing has changed.
+    """
+    beside = folder / _new_name()
+    beside.mkdir()
+    try:
+        yield beside
+        written = [name for name in reversed(names) if (beside / name).exists()]
+        for name in written:
+            _to_disk(beside / name)
+        if len(written) > 1:
+            (folder / names[0]).unlink(missing_ok=True)
+        for name in written:
+            (beside / name).replace(folder / name)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def leftovers(folder: Path, seconds: float = 3600) -> list[Path]:
+    """What killed runs were about to write in a folder, unchanged for some time."""
+    found = [path for path in folder.glob(".resnest-*") if _NEW_NAME.fullmatch(path.name)]
+    return [path for path in found if time.time() - path.lstat().st_mtime >= seconds]
+
+
+def _new_name() -> str:
+    """A name for a file that is not finished, which nobody else has given."""
+    return f".resnest-{secrets.token_hex(8)}.part"
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class CSVStyle:
+    """How CSV and TSV are written for spreadsheets."""
+
+    bom: bool = False  # begin with a byte order mark, by which Excel recognises UTF-8
+    safe: bool = False  # put an apostrophe before text that spreadsheets take for a formula
+
+    def written(self, cell: object) -> object:
+        """What is written for a cell; `read` turns it back."""
+        return f"'{cell}" if self.safe and isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+    def read(self, cell: str) -> str:
+        """A cell as it was before it was written."""
+        return cell[1:] if self.safe and cell[:1] == "'" and _FORMULA.match(cell) else cell
+
+
+PLAIN = CSVStyle()
+
+
+def write_csv(
+    path: Path,
+    head: Sequence[str],
+    rows: Iterable[Iterable[object]],
+    style: CSVStyle = PLAIN,
+) -> None:
     """Write a whole CSV file; file names that are not UTF-8 keep their bytes."""
+    encoding = "utf-8-sig" if style.bom else "utf-8"
     with (
         atomic_write(path) as beside,
-        beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        beside.open("w", newline="", encoding=encoding, errors="surrogateescape") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(head)
-        writer.writerows(rows)
+        file.writelines(csv_line([*map(style.written, row)]) for row in chain([head], rows))
+
+
+def csv_line(cells: Sequence[object], delimiter: str = ",") -> str:
+    """A row of CSV with its line end, such that it is read back as it was."""
+    # older Pythons leave a lone carriage return unquoted, and then cannot read it
+    returns = any("\r" in str(cell) for cell in cells)
+    dialect = csv.unix_dialect if returns else csv.excel  # quotes all, or what needs it
+    text = io.StringIO()
+    csv.writer(text, dialect, delimiter=delimiter, lineterminator="\n").writerow(cells)
+    return text.getvalue()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from resnest_cli import settings
-from resnest_cli.files import atomic_write
+from resnest_cli.files import atomic_write, check_regular
 
 _SETTLED = 2_000_000_000  # nanoseconds
 
@@ -38,6 +40,7 @@ def file_sha256(path: Path) -> str:
     if _state(path) == before and time.time_ns() - max(before[1:3]) > _SETTLED:
         try:
             record.parent.mkdir(parents=True, exist_ok=True)
+            check_regular(record)
             with atomic_write(record) as beside:
                 beside.write_text(json.dumps([str(path.absolute()), before, digest]), "ascii")
         except OSError:
@@ -47,7 +50,14 @@ def file_sha256(path: Path) -> str:
 
 def stale_records() -> list[Path]:
     """The records of files that are gone or have changed, and unusable ones."""
-    return [record for record in settings.digests_folder().glob("*") if not _is_current(record)]
+    return [record for record in records() if not _is_current(record)]
+
+
+def records() -> Iterator[Path]:
+    """All records: files whose names are digests, as nobody else names files."""
+    for path in settings.digests_folder().glob("*"):
+        if re.fullmatch("[0-9a-f]{64}", path.name) and path.is_file():
+            yield path
 
 
 def _is_current(record: Path) -> bool:
@@ -61,6 +71,7 @@ def _is_current(record: Path) -> bool:
 def _read(record: Path) -> tuple[str, list[int], str] | None:
     """Path, state and digest in a record; None if it is missing or unusable."""
     try:
+        check_regular(record)
         path, state, digest = json.loads(record.read_text(encoding="ascii"))
         return (path, state, digest) if isinstance(path + digest, str) else None
     except (OSError, ValueError, TypeError):

@@ -4,7 +4,7 @@ RESNEST_HOME      cache folder; default: the platform's user cache folder + `res
 RESNEST_MODEL     the default model; else resnest50
 RESNEST_ENGINE    the engine that `auto` stands for
 RESNEST_MIRROR    a URL prefix that is tried before the built-in download addresses
-RESNEST_OFFLINE   never touch the network: any value but empty, 0, false or no
+RESNEST_OFFLINE   never touch the network: 1, true or yes; else 0, false or no
 RESNEST_DEBUG     show tracebacks and library warnings
 """
 
@@ -15,7 +15,10 @@ from pathlib import Path
 
 import platformdirs
 
+from resnest_cli.errors import UsageError
+
 DEFAULT_MODEL = "resnest50"
+_ON, _OFF = ("1", "true", "yes"), ("", "0", "false", "no")
 
 
 def home() -> Path:
@@ -45,8 +48,11 @@ def inductor_folder() -> Path:
 
 
 def offline() -> bool:
-    """Whether the network must not be touched."""
-    return os.environ.get("RESNEST_OFFLINE", "").strip().lower() not in ("", "0", "false", "no")
+    """Whether the network must not be touched; `UsageError` if the variable says neither."""
+    given = os.environ.get("RESNEST_OFFLINE", "")
+    if (value := given.strip().lower()) not in (*_ON, *_OFF):
+        raise UsageError(f"$RESNEST_OFFLINE must be 1, true, yes, 0, false or no, not '{given}'")
+    return value in _ON
 
 
 def debug() -> bool:
@@ -55,8 +61,10 @@ def debug() -> bool:
 
 
 def mirror() -> str | None:
-    """The URL prefix that is tried first, ending in a slash."""
+    """The URL prefix that is tried first, ending in a slash; `UsageError` if it is not one."""
     given = os.environ.get("RESNEST_MIRROR")
+    if given and not given.lower().startswith(("http://", "https://")):
+        raise UsageError(f"$RESNEST_MIRROR must begin with http:// or https://, not '{given}'")
     return f"{given.rstrip('/')}/" if given else None
 
 

@@ -20,6 +20,7 @@ from resnest_cli import hashing, settings
 from resnest_cli.catalog import demo
 from resnest_cli.catalog.variants import BY_NAME, Variant, get_variant, list_models
 from resnest_cli.errors import CheckpointError, DownloadError, UsageError
+from resnest_cli.files import check_regular
 from resnest_cli.net.download import Download
 from resnest_cli.net.http import OnBytes
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 AUTHORS_URL = "https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/"
 TIMM_URL = "https://github.com/huggingface/pytorch-image-models/releases/download/"
 HUB_URL = "https://huggingface.co/timm/"
+_RECORD = rb"[0-9a-f]{64}  [^\n]*\n?"  # in the format of sha256sum
 _SUFFIXES = (".pth", ".pt", ".safetensors", ".onnx", ".xml", ".ckpt", ".bin", ".tar", ".pt2")
 
 
@@ -132,7 +134,7 @@ def is_path(model: str) -> bool:
     path = Path(model)
     if model == demo.DEMO or model in BY_NAME:
         return False
-    return len(path.parts) > 1 or path.suffix.lower() in _SUFFIXES or path.is_file()
+    return len(path.parts) > 1 or path.suffix.lower() in _SUFFIXES or path.exists()
 
 
 def downloads(variant: Variant) -> Iterator[Download]:
@@ -157,11 +159,26 @@ def cached_path(variant: Variant) -> Path | None:
     return next((d.target for d in downloads(variant) if d.target.is_file()), None)
 
 
+def default_model() -> str | None:
+    """The model that $RESNEST_MODEL names; `UsageError` if there is none of that name."""
+    named = settings.model()
+    if named and named != demo.DEMO:
+        try:
+            if not is_path(named):
+                get_variant(named)
+            elif not Path(named).is_file():
+                raise UsageError(f"'{named}' is not a file")
+        except UsageError as error:
+            raise UsageError(f"$RESNEST_MODEL: {error}") from error
+    return named
+
+
 def ensure_downloaded(
     variant: Variant, *, offline: bool = False, on_bytes: OnBytes | None = None
 ) -> Path:
     """A variant's verified file, downloaded if it is missing; else `CheckpointError`."""
     for download in downloads(variant):
+        _check_usable(download.target)
         if download.target.is_file():
             if download.sha256:
                 _verify(download.target, download.sha256)
@@ -175,6 +192,10 @@ def ensure_downloaded(
 
 
 def _existing(path: Path) -> Path:
+    if path.is_dir():
+        held = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+        hint = f"name a checkpoint in it, such as '{held[0]}'" if held else "it holds no checkpoint"
+        raise CheckpointError(f"'{path}' is a folder, not a model\n{hint}")
     if not path.is_file():
         reason = "not a regular file" if path.exists() else "No such file or directory"
         raise CheckpointError(f"cannot read '{path}': {reason}")
@@ -210,6 +231,13 @@ def _download(variant: Variant, on_bytes: OnBytes | None) -> Path:
     raise DownloadError(
         f"{variant.name} could not be downloaded: {'; '.join(reasons)}\n{_by_hand(variant)}"
     )
+
+
+def _check_usable(path: Path) -> None:
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot use '{path}': {error.strerror}\nremove it") from error
 
 
 def _by_hand(variant: Variant) -> str:
@@ -251,6 +279,9 @@ def _recorded(path: Path) -> str | None:
 def _record(path: Path, sha256: str) -> None:
     record = path.with_name(f"{path.name}.sha256")
     try:
+        check_regular(record)
+        if record.exists() and not re.fullmatch(_RECORD, record.read_bytes()[:512]):
+            raise OSError(f"'{record}' was not written by resnest")
         record.write_text(f"{sha256}  {path.name}\n", encoding="ascii")
     except OSError as error:  # a read-only cache works too; its files are verified each time
         log.info("the digest of %s cannot be recorded: %s", path.name, error)

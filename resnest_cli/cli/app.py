@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import io
 import logging
@@ -14,7 +15,6 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from resnest_cli import settings
 from resnest_cli.cli.typer_speed import install_fast_coercion
-from resnest_cli.errors import BrokenPipe, ResNeStError
+from resnest_cli.errors import BrokenPipe, ResNeStError, is_out_of_memory
 from resnest_cli.version import __version__
 
 COMMANDS = {
@@ -36,6 +36,10 @@ COMMANDS = {
     "cache": "List and clean what is stored on disk.",
     "doctor": "Show versions, devices, engines and the cache, and classify an image.",
 }
+
+
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_REFUSED = (errno.EBADF, errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)  # to be written
 
 
 def command(name: str) -> Callable[..., int | None]:
@@ -106,7 +110,7 @@ def main() -> NoReturn:
     """
     gc.set_threshold(100_000)  # imports make a great many objects and no garbage
     code = run(sys.argv[1:])
-    for number in (signal.SIGINT, signal.SIGTERM):  # all is done
+    for number in (signal.SIGINT, *_ENDING):  # all is done
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "SIGCHLD"):  # decoding processes that are ended now have not failed
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -123,9 +127,15 @@ def run(arguments: list[str]) -> int:
     """Run the command line; the exit code."""
     _prepare_process()
     try:
-        return app(arguments, prog_name="resnest", standalone_mode=False) or 0
-    except BrokenPipe as error:
-        return error.exit_code
+        code = app(arguments, prog_name="resnest", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return code
+    except (BrokenPipe, BrokenPipeError):
+        return BrokenPipe.exit_code
+    except SystemExit as error:  # which rich raises for a closed pipe
+        if isinstance(error.__context__, BrokenPipeError):
+            return BrokenPipe.exit_code
+        raise
     except ResNeStError as error:
         return error.exit_code if error.reported else _fail(as_flags(str(error)), error.exit_code)
     except typer.TyperException as error:
@@ -133,9 +143,12 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except OSError as error:
-        where = f"'{error.filename}': " if error.filename else ""
+        named = f"'{error.filename}'" if error.filename else "standard output"
+        where = f"{named}: " if error.filename or error.errno in _REFUSED else ""
         return _fail(f"{where}{error.strerror or error}", 1)
     except Exception as error:  # a bug, or a fault nobody thought of: no traceback for users
+        if is_out_of_memory(error):
+            return _fail("not enough memory; other programs may be using it", 1)
         message = f"{type(error).__name__}: {error}"
         return _fail(f"{message}\nthis is unexpected; RESNEST_DEBUG=1 shows where", 1)
 
@@ -151,9 +164,9 @@ def as_flags(message: str) -> str:
 
 
 def _prepare_process() -> None:
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # as after >&-
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+    for number, name in enumerate(("stdout", "stderr"), 1):
+        if getattr(sys, name) is None:  # as after >&-, see `__main__`
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             encoding = None if stream.isatty() else "utf-8"
@@ -161,7 +174,11 @@ def _prepare_process() -> None:
     if not settings.debug():
         warnings.simplefilter("ignore")  # Pillow's and torch's advice is for developers
     logging.getLogger("resnest_cli").addHandler(_ToStderr())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in ("PIL", "tifffile"):  # whose errors are rows; a logger without handler would print
+        logging.getLogger(name).addHandler(logging.NullHandler())
+    for ending in _ENDING:
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup does with SIGHUP
+            signal.signal(ending, signal.default_int_handler)
 
 
 class _ToStderr(logging.Handler):

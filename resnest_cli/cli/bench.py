@@ -13,12 +13,13 @@ import typer
 
 from resnest_cli import settings
 from resnest_cli.catalog.variants import BY_NAME, VARIANTS, list_models
+from resnest_cli.catalog.weights import default_model
 from resnest_cli.cli import options
 from resnest_cli.cli.options import MACHINE, OUTPUT, option
 from resnest_cli.cli.tables import print_table
 from resnest_cli.engines.api import MAX_BATCH_SIZE
 from resnest_cli.errors import UsageError, require_extra
-from resnest_cli.files import atomic_write, check_new
+from resnest_cli.files import atomic_write, check_new, check_no_input
 from resnest_cli.progress import SUMMARY, set_verbosity
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def bench(
     set_verbosity(quiet=quiet, verbose=verbose)
     chosen = _models(models or [], every=every, weights=weights)
     _check_targets(output, chart, overwrite=overwrite)
+    check_no_input(filter(None, (output, chart)), [weights])
     from resnest_cli.inference import benchmark as timing
 
     precisions = precision or ["fp32"]
@@ -122,7 +124,7 @@ def _models(given: Sequence[str], *, every: bool, weights: Path | None) -> list[
     if every:
         return [variant.name for variant in VARIANTS]
     chosen: list[str] = []
-    for name in given or [settings.model() or settings.DEFAULT_MODEL]:
+    for name in given or [default_model() or settings.DEFAULT_MODEL]:
         found = [BY_NAME[name].name] if name in BY_NAME else list_models(name)
         if not found:
             raise UsageError(f"no model fits '{name}'; 'resnest list-models' shows all")

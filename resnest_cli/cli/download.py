@@ -54,7 +54,7 @@ def download(
     wanted = [name if name == DEMO else get_variant(name).name for name in names or list_models()]
     from resnest_cli.engines.select import download_model
 
-    failed = 0
+    failed, advice = 0, ""
     for name in wanted:
         progress = chosen_progress(name, quiet=quiet)
         try:
@@ -62,6 +62,9 @@ def download(
         except CheckpointError as error:
             if len(wanted) == 1:
                 raise
-            log.error("error: %s", error)
+            reason, _, advice = str(error).partition("\n")
+            log.error("error: %s", reason)
             failed += 1
+    if advice:  # much the same for all
+        log.error("%s", advice)
     return 0 if not failed else 1 if failed == len(wanted) else 3

@@ -14,6 +14,7 @@ from resnest_cli.cli.options import option
 from resnest_cli.cli.progress import chosen_progress
 from resnest_cli.datasets.labelled_folder import LabelledFolder
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
+from resnest_cli.files import CSVStyle
 from resnest_cli.imaging.decode_options import MAX_PIXELS, DecodeOptions
 from resnest_cli.progress import set_verbosity
 
@@ -59,6 +60,7 @@ def evaluate(
     background: options.Background = None,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     fast_jpeg: options.FastJpeg = False,
+    stretch: options.Stretch = False,
     model: options.Model = None,
     weights: options.Weights = None,
     labels: options.LabelsFile = None,
@@ -98,9 +100,11 @@ def evaluate(
         option(
             "--overwrite",
             options.OUTPUT,
-            "Replace the evaluation in --output, and the file of --calibrate.",
+            "Replace files of a report in --output, and the file of --calibrate.",
         ),
     ] = False,
+    csv_bom: options.CSVBom = False,
+    csv_safe: options.CSVSafe = False,
     device: options.Device = "auto",
     engine: options.Engine = "auto",
     precision: options.Precision = "fp32",
@@ -139,13 +143,16 @@ def evaluate(
         ),
         spec,
         runtime=RuntimeOptions(device, engine, precision, compiled, batch_size, workers),
-        decode=DecodeOptions(exif, options.colour(background), max_pixels, fast_jpeg),
+        decode=DecodeOptions(
+            exif, options.colour(background), max_pixels, fast_jpeg, stretch=stretch
+        ),
         skip_unknown=skip_unknown,
         bins=bins,
         output=output,
         mistakes=mistakes,
         calibrate=calibrate,
         overwrite=overwrite,
+        csv=CSVStyle(csv_bom, csv_safe),
         progress=chosen_progress(name or settings.DEFAULT_MODEL, quiet=quiet),
     )
     if fmt == "json":

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from resnest_cli import settings
 from resnest_cli.catalog.demo import DEMO
 from resnest_cli.catalog.variants import VARIANTS
+from resnest_cli.catalog.weights import default_model
 from resnest_cli.engines.api import DEVICES, MAX_BATCH_SIZE, MAX_WORKERS
 from resnest_cli.errors import UsageError
 
@@ -47,7 +47,7 @@ def option(
 
 def chosen_model(model: str | None, weights: Path | None) -> str | None:
     """The model that was named, or $RESNEST_MODEL; a file may say by itself which it holds."""
-    return model or (None if weights else settings.model())
+    return model or (None if weights else default_model())
 
 
 def colour(text: str | None) -> tuple[int, int, int] | None:
@@ -170,6 +170,15 @@ FastJpeg = Annotated[
         "resize needs: faster, with slightly different results.",
     ),
 ]
+Stretch = Annotated[
+    bool,
+    option(
+        "--stretch",
+        INPUT,
+        "Scale each image of more than 8 bits a sample from its darkest to its brightest sample, "
+        "as for thermal and microscope images, which use a small part of their range.",
+    ),
+]
 AllowPrivate = Annotated[
     bool,
     option("--allow-private", INPUT, "Also read URLs on this machine and on private networks."),
@@ -180,6 +189,14 @@ FilesFrom = Annotated[
         "--files-from FILE",
         INPUT,
         "Read further inputs from a file, one a line; - is standard input.",
+    ),
+]
+Null = Annotated[
+    bool,
+    option(
+        "--null",
+        INPUT,
+        "The names in --files-from end with a NUL character, as find -print0 writes them.",
     ),
 ]
 Include = Annotated[
@@ -220,6 +237,23 @@ Resume = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, option("--overwrite", OUTPUT, "Replace an --output that exists.")]
+CSVBom = Annotated[
+    bool,
+    option(
+        "--csv-bom",
+        OUTPUT,
+        "Begin CSV and TSV with a byte order mark, by which Excel recognises UTF-8.",
+    ),
+]
+CSVSafe = Annotated[
+    bool,
+    option(
+        "--csv-safe",
+        OUTPUT,
+        "In CSV and TSV write an apostrophe before text that spreadsheets take for a formula: "
+        "text that begins with =, +, -, @, a tab or a carriage return.",
+    ),
+]
 Device = Annotated[
     str,
     option(

@@ -13,6 +13,7 @@ from resnest_cli import settings
 from resnest_cli.cli import options
 from resnest_cli.cli.progress import chosen_progress
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
+from resnest_cli.files import CSVStyle
 from resnest_cli.imaging.decode_options import MAX_PIXELS, DecodeOptions
 from resnest_cli.inputs.discover import Inputs
 from resnest_cli.progress import SUMMARY, set_verbosity
@@ -35,6 +36,7 @@ def predict(
         ),
     ] = None,
     files_from: options.FilesFrom = None,
+    null: options.Null = False,
     include: options.Include = None,
     exclude: options.Exclude = None,
     limit: options.Limit = None,
@@ -42,6 +44,7 @@ def predict(
     background: options.Background = None,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     fast_jpeg: options.FastJpeg = False,
+    stretch: options.Stretch = False,
     allow_private: options.AllowPrivate = False,
     model: options.Model = None,
     weights: options.Weights = None,
@@ -55,6 +58,8 @@ def predict(
     output: options.Output = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
+    csv_bom: options.CSVBom = False,
+    csv_safe: options.CSVSafe = False,
     device: options.Device = "auto",
     engine: options.Engine = "auto",
     precision: options.Precision = "fp32",
@@ -68,8 +73,8 @@ def predict(
     """Classify images.
 
     Results go to standard output or --output; progress and the summary to standard error.
-    Exit codes: 0 all done, 1 nothing could be done, 2 wrong command line, 3 some inputs failed
-    (each has its row), 130 interrupted.
+    Exit codes: 0 all done, 1 nothing could be done, 2 wrong command line, 3 some or all
+    inputs failed (each has its row), 130 interrupted.
 
     Examples:
 
@@ -90,8 +95,9 @@ def predict(
     name = options.chosen_model(model, weights)
     target = None if output == Path("-") else output
     wanted = Inputs(
-        tuple(inputs or ()), files_from, tuple(include or ()), tuple(exclude or ()), limit
-    )
+        tuple(inputs or ()), files_from, tuple(include or ()), tuple(exclude or ()), limit,
+        null,
+    )  # fmt: skip
     from resnest_cli.inference.job import PredictionJob
 
     job = PredictionJob(
@@ -100,15 +106,16 @@ def predict(
         runtime=RuntimeOptions(device, engine, precision, compiled, batch_size, workers),
         decode=DecodeOptions(
             not no_exif, options.colour(background), max_pixels, fast_jpeg,
-            allow_private=allow_private, offline=offline,
+            stretch=stretch, allow_private=allow_private, offline=offline,
         ),
         top_k=top_k, threshold=threshold, resume=resume, overwrite=overwrite,
+        csv=CSVStyle(csv_bom, csv_safe),
     )  # fmt: skip
     # rows on a terminal are progress enough
     tasks = not (wanted.is_one_image or (target is None and sys.stdout.isatty()))
     label = name or settings.DEFAULT_MODEL
     summary = job.run(chosen_progress(label, quiet=quiet, tasks=tasks))
-    if summary.done > 1 or summary.failed:
+    if summary.done > 1 or summary.failed or summary.left_out:
         log.log(SUMMARY, _words(summary))
     return 3 if summary.failed else 0
 
@@ -120,4 +127,6 @@ def _words(summary: PredictionSummary) -> str:
         text += f", {summary.done:,} with the earlier run's"
     if summary.failed:
         text += f"; {summary.failed:,} failed: their rows say why"
+    if summary.left_out:
+        text += f"; {summary.left_out}"
     return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from resnest_cli.progress import SILENT, Progress
@@ -65,7 +66,8 @@ class TerminalProgress(Progress):
     def finish(self) -> None:
         """Remove the bar."""
         if self._bars is not None:
-            self._bars.stop()
+            with suppress(OSError):  # the terminal may have been closed
+                self._bars.stop()
         self._bars = None
 
     def _begin(self, task: str, made: Bars, done: int = 0) -> None:

@@ -126,7 +126,7 @@ def train(
         option("--resume", OUTPUT, "Continue the run in --output; machine options may differ."),
     ] = False,
     overwrite: Annotated[
-        bool, option("--overwrite", OUTPUT, "Replace the run in --output.")
+        bool, option("--overwrite", OUTPUT, "Replace the files of a run in --output.")
     ] = False,
     device: Annotated[
         str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,10 +13,13 @@ from pathlib import Path
 
 from resnest_cli.errors import DatasetError, ImageError, UsageError
 from resnest_cli.imaging.decode_options import DEFAULT
-from resnest_cli.inputs.discover import expand
-from resnest_cli.inputs.source import as_source
-from resnest_cli.progress import SILENT, Progress
-from resnest_cli.text import listed, printable
+from resnest_cli.imaging.image_formats import is_image_name
+from resnest_cli.inputs.source import as_source, is_archive
+from resnest_cli.inputs.walk import LeftOut, is_system_folder, walk
+from resnest_cli.progress import SILENT, SUMMARY, Progress
+from resnest_cli.text import Names, counted, listed, nfc, printable
+
+log = logging.getLogger(__name__)
 
 _VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
 _SPLIT_FOLDERS = {*_VALIDATION_FOLDERS, "train", "training", "testing"}
@@ -63,18 +67,21 @@ class LabelledImages:
         return self.select(i for i, path in enumerate(self.paths) if path not in left_out)
 
     def with_classes(self, classes: Sequence[str]) -> LabelledImages:
-        """The same images with targets that index `classes`, which must hold every class used."""
-        index = {name: number for number, name in enumerate(classes)}
-        numbers = [index.get(name, -1) for name in self.classes]
-        return replace(
-            self, classes=tuple(classes), targets=tuple(numbers[target] for target in self.targets)
-        )
+        """The same images with targets that index `classes`, which must hold every class used.
+
+        A class is found in another Unicode form too.
+        """
+        index = Names((name, number) for number, name in enumerate(classes))
+        numbers = [index.get(name) for name in self.classes]
+        targets = tuple(-1 if (n := numbers[t]) is None else n for t in self.targets)
+        return replace(self, classes=tuple(classes), targets=targets)
 
 
 def read_class_folders(folder: Path) -> LabelledImages:
     """Images in folders that are named after their classes, each searched to any depth.
 
-    Classes are sorted by name. A class folder without any image is one of `classes` too.
+    Classes are sorted by name. A class folder without any image is one of `classes` too. What
+    else the folder holds is reported.
 
     Raises:
         DatasetError: the folder is missing, has no class folders, or they hold no image.
@@ -82,9 +89,13 @@ def read_class_folders(folder: Path) -> LabelledImages:
     check_folder(folder)
     classes = _subfolders(folder)
     _check_classes(folder, classes)
+    left_out = LeftOut()
     found = [
-        (path, target) for target, name in enumerate(classes) for path in image_paths(folder / name)
+        (path, target)
+        for target, name in enumerate(classes)
+        for path in image_paths(folder / name, left_out)
     ]
+    _report_left_out(folder, left_out)
     if not found:
         raise DatasetError(f"the class folders of '{folder}' hold no image")
     paths, targets = zip(*found, strict=True)
@@ -95,16 +106,19 @@ def check_folder(folder: Path) -> None:
     """Raise `DatasetError` unless a folder exists."""
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DatasetError(f"'{folder}' {problem}")
+        unpack = "; unpack it" if folder.exists() and is_archive(folder.name) else ""
+        raise DatasetError(f"'{folder}' {problem}{unpack}")
 
 
-def image_paths(folder: Path) -> Iterator[str]:
-    """The images below a folder, sorted, to any depth; `DatasetError` if part cannot be read."""
-    for source in expand([str(folder)]):
-        if source.error and not source.empty:
+def image_paths(folder: Path, left_out: LeftOut) -> Iterator[str]:
+    """The images below a folder, sorted, to any depth; `DatasetError` if part cannot be read.
+
+    What it holds besides images is counted in `left_out`.
+    """
+    for source in walk(str(folder), left_out):
+        if source.error:
             raise DatasetError(f"'{source.name}' cannot be searched: {source.error}")
-        if not source.empty:
-            yield source.name
+        yield source.name
 
 
 def find_splits(data: Path, val: Path | None) -> tuple[Path, Path | None]:
@@ -166,7 +180,14 @@ def validate_classes(train: LabelledImages, val: LabelledImages | None) -> None:
     Classes without images don't count.
     """
     trained = train.used_classes
-    unknown = [name for name in val.used_classes if name not in trained] if val else []
+    by_form = [[n for n in trained if nfc(n) == nfc(name)] for name in trained]
+    if twice := next((names for names in by_form if len(names) > 1), None):
+        raise DatasetError(
+            f"{len(twice)} class folders differ only in how Unicode writes their letters (NFC or "
+            f"NFD): {listed(twice)}\nput their images into one of them"
+        )
+    known = Names((name, name) for name in trained)
+    unknown = [name for name in val.used_classes if known.get(name) is None] if val else []
     if unknown:
         raise DatasetError(
             f"the validation set has classes without training images: {listed(unknown)}; "
@@ -202,15 +223,37 @@ def find_unreadable(
         progress.finish()
 
 
+def _report_left_out(folder: Path, left_out: LeftOut) -> None:
+    """Report what was passed over in class folders and beside them."""
+    with os.scandir(folder) as entries:
+        beside = 0
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                left_out.folder(entry.name)
+            elif is_image_name(entry.name):
+                beside += 1
+            else:
+                left_out.file(entry.name)
+    if beside:
+        log.warning(
+            "%s beside the class folders of '%s' left out", counted(beside, "image"), folder
+        )
+    if left_out:
+        log.log(SUMMARY, "'%s': %s", folder, left_out)
+
+
 def _below_class(path: str) -> str:
     """The last two parts of a path: the name of the image's folder, and its own."""
     return Path(*Path(path).parts[-2:]).as_posix()
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, sorted, without hidden ones."""
+    """The names of the folders in a folder, sorted, without hidden ones and a system's own."""
     with os.scandir(folder) as entries:
-        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        folders = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+    names = sorted(name for name in folders if not is_system_folder(name))
     for name in names:
         if not is_utf8(name):
             raise DatasetError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 
@@ -11,25 +12,35 @@ from numpy.typing import NDArray
 from resnest_cli.catalog.labels import Labels
 from resnest_cli.datasets.class_folders import LabelledImages
 from resnest_cli.errors import DatasetError
-from resnest_cli.text import counted, listed
+from resnest_cli.text import Names, counted, listed, nfc
+
+log = logging.getLogger(__name__)
+
+_MOST_LISTED = 50  # classes left out
 
 
 def match(names: Sequence[str], class_names: Labels) -> list[int | None]:
     """For each name the index of the class it means, or None.
 
-    Tried in turn: the class's name; its WordNet id, alone or before a space, `_` or `-`; its index,
-    unless class names are numbers themselves; and its name again, ignoring case and whether spaces,
-    `_` or `-` separate the words.
+    Tried in turn: the class's name, also in another Unicode form and without spaces around it; its
+    WordNet id, alone or before a space, `_` or `-`; its index, unless class names are numbers
+    themselves; and its name again, ignoring case and whether spaces, `_` or `-` separate the words.
+
+    Raises:
+        DatasetError: a name is that of several classes, each in another Unicode form.
     """
     names_are_numbers = any(name.isdigit() for name in class_names.names)
-    exact = _unique(class_names.names)
+    exact = Names(_unique(class_names.names).items())
     wnids = {wnid: index for index, wnid in enumerate(class_names.wnids or ())}
     plain = _unique([_plain(name) for name in class_names.names])
     found: list[int | None] = []
-    for name in names:
+    for raw in names:
+        name = raw.strip()
         wnid = re.split("[ _-]", name, maxsplit=1)[0]
-        if name in exact:
-            found.append(exact[name])
+        index = exact.get(raw)
+        index = exact.get(name) if index is None else index
+        if index is not None:
+            found.append(index)
         elif wnid in wnids:
             found.append(wnids[wnid])
         elif name.isascii() and name.isdigit() and not names_are_numbers:
@@ -54,11 +65,17 @@ def match_images(
     if (unknown and not skip_unknown) or not known:
         skip = ", or leave them out with `skip_unknown`" if known else ""
         raise DatasetError(
-            f"{len(unknown):,} of the {counted(len(used), 'class')} in the data are unknown to the "
-            f"network: {listed(unknown)}\n"
+            f"the data has {counted(len(unknown), 'class')} that the network lacks, of "
+            f"{len(used):,}: {listed(unknown)}\n"
             f"use the network's class names, such as {listed(class_names.names, 3)}, WordNet ids "
             f"or indices{skip}"
         )
+    if unknown:
+        log.warning(
+            "%s of %s that the network lacks left out: %s",
+            counted(len(images) - len(known), "image"), counted(len(unknown), "class"),
+            listed(unknown, _MOST_LISTED),
+        )  # fmt: skip
     chosen = images.select(known)
     return chosen, np.array([indices[target] for target in chosen.targets], np.int64)
 
@@ -73,4 +90,4 @@ def _unique(names: Sequence[str]) -> dict[str, int | None]:
 
 def _plain(name: str) -> str:
     """A name without case, and with one space for spaces, `_` and `-` between words."""
-    return " ".join(re.split(r"[\s_-]+", name.casefold())).strip()
+    return " ".join(re.split(r"[\s_-]+", nfc(name).casefold())).strip()

@@ -5,7 +5,7 @@ No engine is imported here. `engines.select` is the one place that chooses and o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +25,9 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 HINTS = (None, "throughput", "latency")
 MAX_BATCH_SIZE = 4096
 MAX_WORKERS = 256
+
+# raises what a caller has against a network before much work is done on it
+Accept = Callable[["ModelConfig"], None]
 
 LOGITS = "logits"  # (N, classes), before softmax
 FEATURES = "features"  # (N, channels), pooled: the last layer's input

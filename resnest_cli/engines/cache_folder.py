@@ -22,7 +22,7 @@ from resnest_cli.catalog.variants import BY_NAME, VARIANTS
 from resnest_cli.catalog.weights import Weights, downloads
 from resnest_cli.engines.graph_cache import StoredGraph, stored_graphs
 from resnest_cli.errors import UsageError
-from resnest_cli.files import is_locked
+from resnest_cli.files import is_locked, leftovers
 from resnest_cli.text import counted
 
 
@@ -40,8 +40,12 @@ class CacheItem:
 
 
 def cache_items() -> list[CacheItem]:
-    """Everything in the cache folder."""
-    return [*_checkpoints(), *map(_compiled, stored_graphs()), *_digests(), *_inductor()]
+    """Everything in the cache folder; `UsageError` if that is a file."""
+    home = settings.home()
+    if home.exists() and not home.is_dir():
+        raise UsageError(f"$RESNEST_HOME must name a folder, not the file '{home}'")
+    graphs = map(_compiled, stored_graphs())
+    return [*_checkpoints(), *graphs, *_digests(), *_inductor(), *_unfinished()]
 
 
 def prune_cache(*, dry_run: bool = False) -> list[CacheItem]:
@@ -77,7 +81,7 @@ def _remove(items: list[CacheItem], *, dry_run: bool) -> list[CacheItem]:
     for file in () if dry_run else [file for item in items for file in item.files]:
         if file.is_dir():
             shutil.rmtree(file)
-        else:
+        elif file.is_file():  # pipes and their like are not ours
             file.unlink(missing_ok=True)
     return items
 
@@ -105,7 +109,7 @@ def _checkpoints() -> Iterator[CacheItem]:
         model = models.get(name, name)
         if path.is_file():
             yield _item("checkpoint", model, name, path, files)
-        elif not is_locked(lock):
+        elif name in models and not is_locked(lock):  # other names are not ours
             why = "its download was interrupted"
             yield _item("partial", model, f"left of {name}", part, files, why)
 
@@ -124,10 +128,17 @@ def _compiled(graph: StoredGraph) -> CacheItem:
 
 def _digests() -> Iterator[CacheItem]:
     folder, stale = settings.digests_folder(), set(hashing.stale_records())
-    current = set(folder.glob("*")) - stale
+    current = set(hashing.records()) - stale
     for files, unused in ((current, None), (stale, "their files are gone or have changed")):
         if files:
             yield _item("digests", "digests", counted(len(files), "file"), folder, files, unused)
+
+
+def _unfinished() -> Iterator[CacheItem]:
+    for folder in (settings.compiled_folder(), settings.digests_folder()):
+        for path in leftovers(folder):
+            why = "the run that wrote it was killed"
+            yield _item("partial", path.name, "an unfinished file", path, [path], why)
 
 
 def _inductor() -> Iterator[CacheItem]:

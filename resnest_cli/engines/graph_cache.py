@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from resnest_cli import hashing, settings
 from resnest_cli.catalog.config import ModelConfig
 from resnest_cli.catalog.demo import DEMO
 from resnest_cli.catalog.variants import get_variant
-from resnest_cli.files import atomic_write, is_locked
+from resnest_cli.files import atomic_write, check_regular, is_locked
 from resnest_cli.hardware import cpu_identity
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class CacheEntry:
     def read(self) -> CompiledGraph | None:
         """The stored graph, mapped into memory; None without a complete entry."""
         try:
+            for file in (self.note, self.graph):
+                check_regular(file)
             note = json.loads(self.note.read_text(encoding="utf-8"))
             if hashing.file_sha256(self.graph) != note["graph_sha256"]:
                 raise ValueError("the graph is not the one that was stored")
@@ -129,6 +132,8 @@ class CacheEntry:
 
     def write(self, made: CompiledGraph) -> None:
         """Store a graph, and remove those that other versions made of the same checkpoint."""
+        for file in (self.note, self.graph):
+            check_regular(file)
         with atomic_write(self.graph) as path:
             path.write_bytes(made.graph.data)
         note = asdict(self.origin) | {
@@ -203,8 +208,8 @@ class StoredGraph:
 def stored_graphs() -> Iterator[StoredGraph]:
     """All compiled networks in the cache folder; one that is being made now is left out."""
     folder = settings.compiled_folder()
-    stems = {file.name.split(".")[0] for file in folder.glob("*")}
-    for stem in sorted(stems):
+    names = (re.fullmatch(r"([0-9a-f]{32})\..*", file.name) for file in folder.glob("*"))
+    for stem in sorted({name[1] for name in names if name}):  # others are not ours
         path = folder / f"{stem}.graph"
         stored = _described(path)
         if stored.origin or not is_locked(path.with_suffix(".lock")):
@@ -213,6 +218,7 @@ def stored_graphs() -> Iterator[StoredGraph]:
 
 def _described(graph: Path) -> StoredGraph:
     try:
+        check_regular(graph.with_suffix(".json"))
         note = json.loads(graph.with_suffix(".json").read_text(encoding="utf-8"))
         config = ModelConfig.from_json(note["config"])
         if not graph.is_file():

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 from resnest_cli import settings
 from resnest_cli.catalog.weights import Weights, resolve
-from resnest_cli.engines.api import ENGINES, Engine, RuntimeOptions
+from resnest_cli.engines.api import ENGINES, Accept, Engine, RuntimeOptions
 from resnest_cli.errors import EngineError, ResNeStError, UsageError
 from resnest_cli.hardware import has_gpu
 from resnest_cli.progress import SILENT, Progress
@@ -20,13 +20,20 @@ from resnest_cli.progress import SILENT, Progress
 log = logging.getLogger(__name__)
 
 
-def open_engine(weights: Weights, runtime: RuntimeOptions, *, crop: int | None = None) -> Engine:
+def open_engine(
+    weights: Weights,
+    runtime: RuntimeOptions,
+    *,
+    crop: int | None = None,
+    accept: Accept | None = None,
+) -> Engine:
     """Load a network into the engine that `resolve_engine` names.
 
     Args:
         weights: the file that holds the network.
         runtime: on what it runs.
         crop: pixels of its input; default: its own.
+        accept: raises, before a network is compiled, what the caller has against it.
 
     Raises:
         EngineError: the engine or the device is not available here.
@@ -36,7 +43,7 @@ def open_engine(weights: Weights, runtime: RuntimeOptions, *, crop: int | None =
     if runtime.engine == "openvino":
         from resnest_cli.engines.openvino.engine import open_openvino
 
-        return open_openvino(weights, runtime, crop=crop)
+        return open_openvino(weights, runtime, crop=crop, accept=accept)
     from resnest_cli.engines.torch_engine import open_torch
 
     return open_torch(weights, runtime, crop=crop)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from resnest_cli import settings
+from resnest_cli import errors, settings
 from resnest_cli.catalog.weights import Weights
 from resnest_cli.engines.api import (
     DEVICES,
@@ -270,8 +270,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     cuDNN and cuBLAS need some beside torch's, and report any fault at all where it is missing.
     """
-    words = ("out of memory", "not enough memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
-    if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words):
+    if isinstance(error, torch.OutOfMemoryError) or errors.is_out_of_memory(error):
         return True
     libraries = any(word in str(error) for word in ("CUDNN_STATUS_", "CUBLAS_STATUS_"))
     return libraries and torch.cuda.mem_get_info()[0] < _LIBRARIES

@@ -21,11 +21,13 @@ from resnest_cli.errors import DatasetError, ImageError, UsageError, require_ext
 from resnest_cli.evaluation.metrics import measure
 from resnest_cli.evaluation.published import compare_with_published
 from resnest_cli.evaluation.report import (
+    FILES,
     MISTAKES,
     Evaluation,
     check_calibration,
     check_report_folder,
 )
+from resnest_cli.files import PLAIN, CSVStyle, check_no_input
 from resnest_cli.imaging.decode_options import DecodeOptions
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.progress import SILENT, SUMMARY, Progress
@@ -46,6 +48,7 @@ def evaluate(
     mistakes: int = MISTAKES,
     calibrate: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    csv: CSVStyle = PLAIN,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Measure a model on labelled images.
@@ -62,6 +65,7 @@ def evaluate(
         mistakes: images on the report's sheet of mistakes, at most.
         calibrate: a file for the calibrated checkpoint, see `Evaluation.calibrate`.
         overwrite: replace an earlier report or checkpoint.
+        csv: how the report's CSV files are written.
         progress: receives a download's progress, and the images'.
 
     Raises:
@@ -72,7 +76,12 @@ def evaluate(
     """
     folder = data if isinstance(data, LabelledFolder) else LabelledFolder(Path(data))
     _check(folder, bins, Path(output) if output else None, overwrite=overwrite)
+    if csv != PLAIN and not output:
+        raise UsageError(f"`csv_{'bom' if csv.bom else 'safe'}` needs an `output` folder")
     images = folder.read()
+    if output:
+        files = [Path(output) / name for name in FILES]
+        check_no_input(files, [*images.paths, folder.ground_truth])
     classifier = _classifier(model, runtime, decode, progress)
     if calibrate:
         check_calibration(classifier.engine.weights, Path(calibrate), overwrite=overwrite)
@@ -81,7 +90,7 @@ def evaluate(
     if calibrate:
         evaluation = evaluation.calibrate(calibrate, overwrite=overwrite)
     if output:
-        evaluation.write(output, mistakes=mistakes, overwrite=overwrite)
+        evaluation.write(output, mistakes=mistakes, overwrite=overwrite, csv=csv)
     return evaluation
 
 

@@ -5,7 +5,7 @@ Fractions are 0 to 1. Precision, recall, F1, support and the confusion matrix ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,8 @@ def measure(logits: Floats, labels: Ints, *, bins: int = 15) -> Metrics:
     per_class = PerClass(
         *precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
     )
+    # scikit-learn counts in floats if no prediction is right
+    per_class = replace(per_class, support=per_class.support.astype(np.int64))
     averaged = per_class.precision, per_class.recall, per_class.f1
     own = np.arange(len(labels))
     squared = (probabilities**2).sum(1) - 2 * probabilities[own, labels] + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,12 +27,22 @@ from resnest_cli.evaluation.metrics import (
     ranks_of,
 )
 from resnest_cli.evaluation.published import Agreement
-from resnest_cli.files import atomic_write, check_new, writable_folder, write_csv
+from resnest_cli.files import (
+    PLAIN,
+    CSVStyle,
+    all_or_none,
+    check_new,
+    check_no_input,
+    os_errors,
+    writable_folder,
+    write_csv,
+)
+from resnest_cli.hashing import sha256_of
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
 from resnest_cli.inputs.source import as_source
 from resnest_cli.outputs import charts
 from resnest_cli.progress import SUMMARY
-from resnest_cli.text import printable
+from resnest_cli.text import counted, listed, printable
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +127,9 @@ class Evaluation:
         lines = [f"top-1      {_percent(m.top1)}"]
         if len(self.class_names) > 5:
             lines.append(f"top-5      {_percent(m.top5)}")
+        classes = int((m.per_class.support > 0).sum())
         lines += [
+            f"images     {m.images:,} of {counted(classes, 'class')}",
             f"macro      precision {macro.precision:.2%}, recall {macro.recall:.2%}, "
             f"F1 {macro.f1:.2%}",
             f"loss       {m.loss:.4f}, Brier score {m.brier:.4f}",
@@ -135,28 +147,37 @@ class Evaluation:
         return lines + self._class_lines()
 
     def write(
-        self, folder: str | os.PathLike[str], *, mistakes: int = MISTAKES, overwrite: bool = False
-    ) -> None:
+        self, folder: str | os.PathLike[str], *, mistakes: int = MISTAKES, overwrite: bool = False,
+        csv: CSVStyle = PLAIN,
+    ) -> None:  # fmt: skip
         """Write the report: every file of `FILES` that applies.
 
         Args:
             folder: made if it is missing.
             mistakes: images on the contact sheet of mistakes, at most.
-            overwrite: replace an evaluation that the folder holds.
+            overwrite: replace files that the folder holds.
+            csv: how CSV files are written.
 
         Raises:
-            OutputError: the folder cannot be written to, or holds an evaluation.
+            OutputError: the folder cannot be written to, or holds one of the files.
         """
         folder = Path(folder)
         check_report_folder(folder, overwrite=overwrite)
-        for name in FILES:
-            (folder / name).unlink(missing_ok=True)
-        with atomic_write(folder / "metrics.json") as path:
-            text = json.dumps(self.as_json(), indent=2, ensure_ascii=False)
-            path.write_text(text + "\n", encoding="utf-8")
+        earlier = _written_before(folder)
+        with os_errors(f"the report in '{folder}'"), all_or_none(folder, FILES) as beside:
+            self._write_files(beside, mistakes, partial(write_csv, style=csv))
+            digests = {path.name: sha256_of(path) for path in sorted(beside.iterdir())}
+            text = json.dumps(self.as_json() | {"files": digests}, indent=2, ensure_ascii=False)
+            (beside / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        for path in earlier:
+            if path.name not in digests:
+                path.unlink(missing_ok=True)
+
+    def _write_files(self, folder: Path, mistakes: int, write: Callable[..., None]) -> None:
+        """Write all files but the metrics, CSV files by `write`."""
         per_class = self._per_class()
-        write_csv(folder / "per_class.csv", list(per_class[0]), [r.values() for r in per_class])
-        self._write_confusion(folder)
+        write(folder / "per_class.csv", list(per_class[0]), [r.values() for r in per_class])
+        self._write_confusion(folder, write)
         c = self.metrics.calibration
         charts.draw_reliability(
             folder / "reliability.png",
@@ -165,9 +186,9 @@ class Evaluation:
             counts=c.counts,
             error=c.expected_error,
         )
-        self._write_predictions(folder, mistakes)
+        self._write_predictions(folder, mistakes, write)
         if self.failed:
-            write_csv(folder / "failed.csv", ["path", "error"], self.failed)
+            write(folder / "failed.csv", ["path", "error"], self.failed)
 
     def calibrate(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Evaluation:
         """Fit a temperature on these images, and write the calibrated checkpoint.
@@ -233,16 +254,16 @@ class Evaluation:
             )
         return lines
 
-    def _write_confusion(self, folder: Path) -> None:
+    def _write_confusion(self, folder: Path, write: Callable[..., None]) -> None:
         """The whole matrix as CSV, and as a chart the classes that were true or predicted."""
         matrix, names = self.metrics.confusion, self.class_names.names
         rows = ([name, *map(int, row)] for name, row in zip(names, matrix, strict=True))
-        write_csv(folder / "confusion.csv", ["true \\ predicted", *names], rows)
+        write(folder / "confusion.csv", ["true \\ predicted", *names], rows)
         used = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
         shown = [printable(names[i]) for i in used]
         charts.draw_confusion(folder / "confusion.png", matrix[np.ix_(used, used)], shown)
 
-    def _write_predictions(self, folder: Path, mistakes: int) -> None:
+    def _write_predictions(self, folder: Path, mistakes: int, write: Callable[..., None]) -> None:
         """Every image and its top-1 class, the mistakes alone, and a sheet of the worst ones."""
         confidence = np.exp(log_softmax(self.logits).max(1))
         predicted, ranks = self.logits.argmax(1), ranks_of(self.logits, self.labels)
@@ -259,8 +280,8 @@ class Evaluation:
             return load, printable(names[self.labels[i]]), guess
 
         wrong = self.mistakes()
-        write_csv(folder / "predictions.csv", head, map(row, range(len(self.paths))))
-        write_csv(folder / "mistakes.csv", head, map(row, wrong))
+        write(folder / "predictions.csv", head, map(row, range(len(self.paths))))
+        write(folder / "mistakes.csv", head, map(row, wrong))
         if shown := wrong[:mistakes]:
             charts.draw_contact_sheet(folder / "mistakes.jpg", list(map(on_sheet, shown)))
 
@@ -270,12 +291,25 @@ def check_report_folder(folder: Path, *, overwrite: bool = False) -> None:
     require_extra("train", "matplotlib")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"`output` must be a folder; '{folder}' is a file")
-    if (folder / "metrics.json").exists() and not overwrite:
+    existing = [name for name in FILES if os.path.lexists(folder / name)]
+    if existing and not overwrite:
         raise OutputError(
-            f"'{folder}' holds an evaluation already\n"
-            "replace it with `overwrite`, or choose another folder"
+            f"'{folder}' holds {listed(existing, 2)} already\n"
+            "replace what the report replaces with `overwrite`, or choose another folder"
         )
+    if others := [name for name in existing if not (folder / name).is_file()]:
+        raise OutputError(f"'{folder / others[0]}' is not a file, and is not replaced by one")
     writable_folder(folder)
+
+
+def _written_before(folder: Path) -> list[Path]:
+    """The files in a folder that are known, by their digests, to be of an earlier report."""
+    try:
+        files = dict(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    found = [folder / name for name in FILES if name in files and (folder / name).is_file()]
+    return [path for path in found if sha256_of(path) == files[path.name]]
 
 
 def check_calibration(weights: Weights, path: Path, *, overwrite: bool = False) -> None:
@@ -288,6 +322,7 @@ def check_calibration(weights: Weights, path: Path, *, overwrite: bool = False) 
     if path.suffix != ".safetensors":
         raise UsageError(f"`calibrate` must be a .safetensors file, not '{path}'")
     check_new(path, overwrite=overwrite)
+    check_no_input([path], [weights.path])
     writable_folder(path.parent)
 
 

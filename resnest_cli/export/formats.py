@@ -6,9 +6,9 @@ normalised images, float32 (N, 3, crop, crop), any N, and gives logits, float32 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,8 +24,8 @@ from torch import Tensor
 from resnest_cli.catalog.config import METADATA_KEY, ModelConfig
 from resnest_cli.catalog.demo import example
 from resnest_cli.catalog.weights import Weights, resolve
-from resnest_cli.errors import OutputError, ResNeStError, UsageError, require_extra
-from resnest_cli.files import check_new
+from resnest_cli.errors import OutputError, ResNeStError, UsageError, WriteError, require_extra
+from resnest_cli.files import all_or_none, check_new, os_errors
 from resnest_cli.imaging.decode import decode
 from resnest_cli.imaging.preprocessing import check_sizes
 from resnest_cli.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -148,16 +148,16 @@ def _prepared(weights: Weights, *, fp16: bool) -> Checkpoint:
 
 def _write(kind: Format, checkpoint: Checkpoint, path: Path) -> float:
     """Write a file elsewhere, verify it and put it into place; its difference."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
-        made = Path(folder) / path.name
+    names = [path.name, path.with_suffix(".bin").name]  # a graph, and its weights if apart
+    with os_errors(f"'{path}'"), all_or_none(path.parent, names) as folder:
         try:
             with _quiet_exporters():
-                kind.write(checkpoint, made)
-                difference = _greatest_difference(checkpoint, kind.run(made))
+                kind.write(checkpoint, folder / path.name)
+                difference = _greatest_difference(checkpoint, kind.run(folder / path.name))
+        except WriteError:
+            raise
         except ResNeStError as error:
             raise ResNeStError(f"'{path}' was not written: {error}") from error
-        for file in sorted(Path(folder).iterdir()):  # a graph's weights before the graph
-            file.replace(path.parent / file.name)
     return difference
 
 
@@ -187,6 +187,9 @@ def _write_openvino(checkpoint: Checkpoint, path: Path) -> None:
 
     graph = build_graph(checkpoint.state, checkpoint.config)
     graph.set_rt_info(checkpoint.config.to_json(), CONFIG_PLACE)
+    # OpenVINO hides why a disk takes no more
+    size = sum(tensor.nbytes for tensor in checkpoint.state.values())
+    path.with_suffix(".bin").write_bytes(bytes(size))
     ov.save_model(graph, path, compress_to_fp16=False)
 
 
@@ -198,7 +201,9 @@ def _write_program(checkpoint: Checkpoint, path: Path) -> None:
     )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine's Python files
-    torch.export.save(program, path, extra_files={_CONFIG_FILE: checkpoint.config.to_json()})
+    content = io.BytesIO()  # a full disk would end the process
+    torch.export.save(program, content, extra_files={_CONFIG_FILE: checkpoint.config.to_json()})
+    path.write_bytes(content.getbuffer())
 
 
 def _write_safetensors(checkpoint: Checkpoint, path: Path) -> None:

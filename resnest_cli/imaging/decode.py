@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import logging
 import math
+import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -15,8 +16,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resnest_cli.errors import ImageError
+from resnest_cli.imaging import jpeg2000, tiff, unreadable
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
-from resnest_cli.text import one_line
+from resnest_cli.imaging.depth import Depth, check_range, to_8_bits
+from resnest_cli.imaging.image_formats import RARE, USUAL
+from resnest_cli.text import one_line, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,47 +28,154 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_USUAL = ("JPEG", "PNG", "GIF", "BMP", "PPM")  # whose readers Pillow loads first
-# further formats that are only data; others have Ghostscript or Windows execute what is in the
-# file, or open whatever they find in a container
-_RARE = (
-    "MPO", "WEBP", "TIFF", "AVIF", "JPEG2000", "DIB", "TGA", "ICO", "PCX", "SGI", "PSD", "QOI",
-    "HEIF",
-)  # fmt: skip
 _MOST_IN_ICON = 256  # images
-_WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_LONGEST_MCU = 4096  # bytes that JPEG's smallest unit takes, and more
+_WIDE_MODES = {
+    "F": Depth.of("f", 32), "I": Depth.of("i", 32),
+    **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), Depth.of("u", 16)),
+}  # fmt: skip
 
 
-def decode(content: Path | bytes, options: DecodeOptions = DEFAULT) -> Image.Image:
-    """The first frame of a stored image in mode RGB; `ImageError` if it cannot be read."""
+def decode(
+    content: Path | bytes, options: DecodeOptions = DEFAULT, *, name: str = "an image"
+) -> Image.Image:
+    """The first frame of a stored image in mode RGB; `ImageError` if it cannot be read.
+
+    `name` is what messages call it if it is not a file.
+    """
+    name = str(content) if isinstance(content, Path) else name
     with image_errors():
         if (content.stat().st_size if isinstance(content, Path) else len(content)) == 0:
             raise ImageError("the file is empty")
         # Pillow's own limit, which holds for the whole process, is raised; it refuses twice as many
         if Image.MAX_IMAGE_PIXELS is not None and options.max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
             Image.MAX_IMAGE_PIXELS = options.max_pixels // 2 + 1
-        with _opened(content, options.max_pixels) as image:
+        with _opened(content, options, name) as image:
             _check_pixels(image.size, options.max_pixels)
             if options.draft_size and image.format in ("JPEG", "MPO"):
                 _shrink(image, 2 * options.draft_size)
-            return to_rgb(image, options)
+            if image.format == "JPEG2000":
+                return to_rgb(_deep_jpeg2000(image, content, options, name), options, name=name)
+            if options.stretch and image.format == "PNG":
+                return to_rgb(_stretched(image, content, options, name), options, name=name)
+            try:
+                return to_rgb(image, options, name=name)
+            except OSError:
+                whole = _without_end(content, options) if image.format == "JPEG" else None
+                if whole is None:
+                    raise
+                log.info("'%s' lacks its end marker, and no pixel", printable(name))
+                return whole
 
 
-def _opened(content: Path | bytes, most: int) -> Image.Image:
-    """An image of any format that is only data; an icon with at most `most` pixels."""
+def _deep_jpeg2000(
+    image: Image.Image, content: Path | bytes, options: DecodeOptions, name: str
+) -> Image.Image:
+    """A JPEG 2000 as Pillow has opened it, or decoded where Pillow would do that wrong."""
+    data = content if isinstance(content, bytes) else content.read_bytes()
+    kind = jpeg2000.read_kind(data)
+    _check_pixels((kind.width, kind.height), options.max_pixels)
+    deep_colour = kind.components > 1 and kind.bits > 8
+    if kind.right_in_pillow and not (options.stretch and deep_colour):
+        return image
+    return jpeg2000.read(data, kind, options, name)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the samples of a PNG that is not decoded yet are stored; empty for other images."""
+    tiles = getattr(image, "tile", ()) if image.format == "PNG" else ()
+    return str(tiles[0][3]) if tiles else ""
+
+
+def _stretched(
+    image: Image.Image, content: Path | bytes, options: DecodeOptions, name: str
+) -> Image.Image:
+    """A PNG's colours of 16 bits, scaled to 8; other PNGs are left as they are.
+
+    Pillow keeps the high bytes only; told that the bytes are swapped, the low ones.
+    """
+    if (raw := _raw_mode(image)) not in ("RGB;16B", "RGBA;16B"):
+        return image
+    file = content if isinstance(content, Path) else io.BytesIO(content)
+    with Image.open(file, formats=("PNG",)) as low:
+        low.tile = [(*low.tile[0][:3], raw.replace("16B", "16L"))]
+        pixels = np.array(image)
+        colours = pixels[..., :3].astype(np.uint16) << 8 | np.asarray(low)[..., :3]
+    pixels[..., :3] = to_8_bits(colours, Depth.of("u", 16), options, name)
+    scaled = Image.fromarray(pixels)
+    scaled.info = image.info  # with the orientation
+    return scaled
+
+
+def _without_end(content: Path | bytes, options: DecodeOptions) -> Image.Image | None:
+    """A truncated JPEG that lacks nothing but its end marker; None if pixels are missing.
+
+    With an end marker any truncated JPEG is decoded, with what is missing made up; so other data
+    are put there, too: if they change no pixel, none was missing.
+    """
+    data = (content if isinstance(content, bytes) else content.read_bytes()).rstrip(b"\xff")
+    if not _ends_all_scans(data):
+        return None
+    found = []
+    # the restart marker that would be the next, as whole intervals may be missing
+    last = re.findall(rb"\xff([\xd0-\xd7])", data)[-1:] or [b"\xd7"]
+    restart = bytes([0xFF, 0xD0 | (last[0][0] + 1) & 7])
+    for bits in (b"", b"\xaa", b"\x55"):
+        other = bits * _LONGEST_MCU
+        other += restart + other if other else b""
+        file = io.BytesIO(data + other + b"\xff\xd9")
+        with suppress(OSError), Image.open(file, formats=("JPEG",)) as image:
+            if options.draft_size:
+                _shrink(image, 2 * options.draft_size)
+            found.append(to_rgb(image, options))
+    alike = len(found) == 3 and len({image.tobytes() for image in found}) == 1
+    return found[0] if alike else None
+
+
+def _ends_all_scans(data: bytes) -> bool:
+    """Whether a JPEG, if it is a progressive one, has the last scan of each coefficient."""
+    lowest: dict[tuple[int, int], int] = {}  # (component, coefficient) -> bits still to come
+    components = 0
+    for marker in re.finditer(rb"\xff([\xc2\xda])", data):
+        segment = data[marker.end() + 2 : marker.end() + 16]
+        if marker[1] == b"\xc2":
+            components = segment[5] if len(segment) > 5 else 0
+        elif components and segment:
+            first, last, bits = (*segment[1 + 2 * segment[0] :][:3], 0, 0, 0)[:3]
+            for component in segment[1 : 1 + 2 * segment[0] : 2]:
+                for number in range(first, min(last, 63) + 1):
+                    lowest[component, number] = bits & 15
+    return not components or (len(lowest) == 64 * components and not any(lowest.values()))
+
+
+def _opened(content: Path | bytes, options: DecodeOptions, name: str) -> Image.Image:
+    """An image of any format that is only data; an icon with at most `max_pixels` pixels."""
     file = content if isinstance(content, Path) else io.BytesIO(content)
     try:
-        return Image.open(file, formats=_USUAL)
+        return Image.open(file, formats=USUAL)
     except UnidentifiedImageError:
         Image.init()  # loads every reader, which is slow
     with _stream(content) as start:
-        _check_icon(start, most)
-    if isinstance(file, io.BytesIO):
-        file.seek(0)
-    try:
-        return Image.open(file, formats=[name for name in _RARE if name in Image.OPEN])
-    except UnidentifiedImageError as error:
-        raise ImageError(_unidentified(content)) from error
+        kind = tiff.read_kind(start)
+        if kind is not None:
+            _check_pixels((kind.width, kind.height), options.max_pixels)
+            deep_colour = kind.samples > 1 and kind.bits > 8  # which Pillow gives in 8 bits
+            if not kind.right_in_pillow or (options.stretch and deep_colour):
+                return tiff.read(start, kind, options, name)
+        start.seek(0)
+        _check_icon(start, options.max_pixels)
+        if isinstance(file, io.BytesIO):
+            file.seek(0)
+        try:
+            return Image.open(file, formats=[known for known in RARE if known in Image.OPEN])
+        except UnidentifiedImageError as error:
+            if kind is not None:
+                return tiff.read(start, kind, options, name)
+            start.seek(0)
+            if size := unreadable.avif_size(start):  # refused for its size before its pixels
+                _check_pixels(size, options.max_pixels)
+            start.seek(0)
+            raise ImageError(unreadable.describe(start)) from error
 
 
 @contextmanager
@@ -84,21 +195,43 @@ def image_errors() -> Iterator[None]:
         raise ImageError(one_line(f"damaged image: {error or type(error).__name__}")) from error
 
 
-def to_rgb(image: Image.Image, options: DecodeOptions = DEFAULT) -> Image.Image:
-    """An image of any mode in mode RGB, upright, 8 bits a channel."""
+def to_rgb(
+    image: Image.Image, options: DecodeOptions = DEFAULT, *, name: str = "an image"
+) -> Image.Image:
+    """An image of any mode in mode RGB, upright, 8 bits a channel; `name` is for messages."""
     if 0 in image.size:
         raise ImageError("the image has no pixels")
-    image.load()
+    kind = tiff.kind_of(image)
+    if kind is not None and not kind.right_in_pillow:
+        raise ImageError(f"{kind}: Pillow reads this kind wrong; give the file instead")
+    deep = kind.bits > 8 if kind is not None else _raw_mode(image).endswith(";16B")
+    if kind is None:
+        image.load()
+    else:
+        tiff.load(image, kind, name)
     if options.exif:
         image = _upright(image)
+    elif kind is not None:
+        image = tiff.as_stored(image, kind)
     if image.mode in _WIDE_MODES:
-        return Image.fromarray(_to_8_bits(image)).convert("RGB")
+        depth = _WIDE_MODES[image.mode] if kind is None else kind.depth
+        grey = to_8_bits(np.asarray(image), depth, options, name)
+        return Image.fromarray(grey).convert("RGB")
+    if deep and not options.stretch:
+        check_range(image, options, name)
+    return _opaque(image, options).convert("RGB")
+
+
+def _opaque(image: Image.Image, options: DecodeOptions) -> Image.Image:
+    """An image of 8 bits, a background painted where it is transparent if that is asked for."""
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert(image.mode.upper())
     if image.has_transparency_data and image.mode != "RGBA":
         image = image.convert("RGBA")
     if image.mode == "RGBA" and options.background is not None:
         canvas = Image.new("RGBA", image.size, (*options.background, 255))
         image = Image.alpha_composite(canvas, image)
-    return image.convert("RGB")
+    return image
 
 
 def from_array(array: NDArray[Any]) -> Image.Image:
@@ -124,14 +257,7 @@ def _check_icon(file: IO[bytes], most: int) -> None:
     """
     from PIL import BmpImagePlugin, PngImagePlugin
 
-    if file.read(4) != b"\0\0\1\0":
-        return
-    count = int.from_bytes(file.read(2), "little")
-    if count > _MOST_IN_ICON:
-        raise ImageError(f"damaged image: an icon with {count:,} images")
-    entries = file.read(16 * count)
-    # each once: many entries may point at one large PNG
-    for (start,) in set(struct.iter_unpack("<12xI", entries[: len(entries) // 16 * 16])):
+    for start in _in_icon(file):
         file.seek(start)
         png = file.read(8) == b"\x89PNG\r\n\x1a\n"
         file.seek(start)
@@ -142,6 +268,29 @@ def _check_icon(file: IO[bytes], most: int) -> None:
             log.info("an image in an icon could not be read: %s", error)
             continue
         _check_pixels((width, height if png else height // 2), most)  # half is a mask
+
+
+def _in_icon(file: IO[bytes]) -> Iterator[int]:
+    """Where the images in an icon of Windows or macOS start; nothing if a file is neither."""
+    head = file.read(8)
+    if head.startswith(b"icns"):
+        at = 8
+        for _ in range(_MOST_IN_ICON):
+            file.seek(at)
+            size = int.from_bytes(file.read(8)[4:], "big")
+            if size < 8:
+                return
+            yield at + 8
+            at += size
+    elif head.startswith(b"\0\0\1\0"):
+        count = int.from_bytes(head[4:6], "little")
+        if count > _MOST_IN_ICON:
+            raise ImageError(f"damaged image: an icon with {count:,} images")
+        file.seek(6)
+        entries = file.read(16 * count)
+        # each once: many entries may point at one large PNG
+        for (start,) in set(struct.iter_unpack("<12xI", entries[: len(entries) // 16 * 16])):
+            yield start
 
 
 def _shrink(image: Image.Image, short: int) -> None:
@@ -157,37 +306,6 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception as error:  # damaged EXIF data must not fail the image
         log.info("unreadable EXIF orientation: %s", error)
         return image
-
-
-def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """Grey of 16 or 32 bits or floats to 8 bits; Pillow's own conversion would clip to white.
-
-    Integers up to 65,535 are taken as 16 bits wide. Floats are taken as 0 to 1, 0 to 255 or 0 to
-    65,535, the smallest range that holds them all. Other values are scaled from their minimum to
-    their maximum. Infinities and NaN become the minimum.
-    """
-    values = np.asarray(image, dtype=np.float64)
-    finite = np.isfinite(values)
-    if not finite.any():
-        raise ImageError("no pixel is a finite number")
-    low, high = float(values[finite].min()), float(values[finite].max())
-    values = np.where(finite, values, low)
-    scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    full = next((scale for scale in scales if high <= scale), None) if low >= 0 else None
-    if full is None:
-        values, full = values - low, max(high - low, 1.0)
-    log.info("grey of mode %s scaled from 0..%g to 8 bits", image.mode, full)
-    return np.rint(values * (255.0 / full)).astype(np.uint8)
-
-
-def _unidentified(content: Path | bytes) -> str:
-    with _stream(content) as file:
-        head = file.read(64)
-    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
-        return "HEIC images are not supported; convert it to JPEG first"
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page, not an image"
-    return "not an image in any supported format"
 
 
 def _stream(content: Path | bytes) -> IO[bytes]:

@@ -20,6 +20,7 @@ class DecodeOptions:
     # what fast_jpeg needs to know: the short side, in pixels, that the network's resize asks for;
     # a JPEG is decoded at 1/2, 1/4 or 1/8 if its short side then still has twice as many
     draft_size: int | None = None
+    stretch: bool = False  # scale images of more than 8 bits from their minimum to their maximum
     allow_private: bool = False  # read URLs on this machine and on private networks
     offline: bool = False  # do not read URLs
 

@@ -16,7 +16,7 @@ import numpy as np
 from resnest_cli import settings
 from resnest_cli.catalog.labels import numbered, read_labels
 from resnest_cli.catalog.weights import is_graph, resolve
-from resnest_cli.engines.api import LOGITS, Engine, ModelSpec, RuntimeOptions
+from resnest_cli.engines.api import LOGITS, Accept, Engine, ModelSpec, RuntimeOptions
 from resnest_cli.engines.select import open_engine, resolve_engine
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.hardware import processors
@@ -31,6 +31,7 @@ from resnest_cli.text import printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from resnest_cli.catalog.config import ModelConfig
     from resnest_cli.inputs.source import ImageLike
 
     Pending = tuple[Source, Future[Future[list[NDArray[np.float32]]]]]
@@ -73,6 +74,7 @@ class Classifier:
         background: tuple[int, int, int] | None = None,
         max_pixels: int = MAX_PIXELS,
         fast_jpeg: bool = False,
+        stretch: bool = False,
         device: str = "auto",
         engine: str | Engine = "auto",
         precision: str = "fp32",
@@ -90,8 +92,9 @@ class Classifier:
         name = engine if isinstance(engine, str) else "auto"
         runtime = RuntimeOptions(device, name, precision, torch_compile, batch_size, workers)
         decode = DecodeOptions(
-            exif, background, max_pixels, fast_jpeg, allow_private=allow_private, offline=offline
-        )
+            exif, background, max_pixels, fast_jpeg,
+            stretch=stretch, allow_private=allow_private, offline=offline,
+        )  # fmt: skip
         given = None if isinstance(engine, str) else engine
         self._set_up(spec, runtime, decode, top_k, threshold, progress, given)
 
@@ -127,16 +130,23 @@ class Classifier:
             raise UsageError(f"`top_k` must be 1 or more, not {top_k}")
         check_sizes(spec.crop, spec.resize)
         labels = read_labels(spec.labels) if spec.labels is not None else None
-        self.engine = engine or _opened(spec, runtime, progress)
+
+        def accept(config: ModelConfig) -> None:
+            classes = config.num_classes
+            if labels:
+                labels.check(classes, f"'{spec.labels}'")
+            if top_k is not None and top_k > classes:
+                raise UsageError(
+                    f"`top_k` must be 1 to {classes:,} for this network, not {top_k:,}"
+                )
+
+        self.engine = engine or _opened(spec, runtime, progress, accept)
+        accept(self.engine.config)
         self.config = self.engine.config
         view = self.config.preprocessing.named(spec.preprocess)
         self.preprocessing = view.sized(spec.crop, spec.resize)
         classes = self.config.num_classes
-        if labels:
-            labels.check(classes, f"'{spec.labels}'")
         self.labels = labels or self.config.labels or numbered(classes)
-        if top_k is not None and top_k > classes:
-            raise UsageError(f"`top_k` must be 1 to {classes:,} for this network, not {top_k:,}")
         self.top_k = top_k or min(5, classes)
         self.threshold = threshold
         draft_size = self.preprocessing.resize if decode.fast_jpeg else None
@@ -236,13 +246,13 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return probabilities
 
 
-def _opened(spec: ModelSpec, runtime: RuntimeOptions, progress: Progress) -> Engine:
+def _opened(spec: ModelSpec, runtime: RuntimeOptions, progress: Progress, accept: Accept) -> Engine:
     """The engine that runs a model; what cannot be is refused before anything is downloaded."""
     file = spec.weights or Path(spec.model or "")
     resolve_engine(runtime, graph=is_graph(file))
     weights = resolve(spec.model, spec.weights, offline=spec.offline, on_bytes=progress.download)
     crop = spec.crop or (HUB_CROP if spec.preprocess == "hub" else None)
-    return open_engine(weights, runtime, crop=crop)
+    return open_engine(weights, runtime, crop=crop, accept=accept)
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:

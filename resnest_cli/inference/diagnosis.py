@@ -96,7 +96,10 @@ def _cache() -> dict[str, str]:
         "folder": f"{folder}{'' if folder.is_dir() else ' (does not exist yet)'}",
         "downloads": "off ($RESNEST_OFFLINE)" if settings.offline() else "allowed",
     }
-    items = cache_items()
+    try:
+        items = cache_items()
+    except ResNeStError as error:
+        return facts | {"folder": str(error)}
     for item in items:
         if item.kind == "checkpoint":
             facts[item.name] = f"{item.path}, {item.bytes / 1e6:.0f} MB"

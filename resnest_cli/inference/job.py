@@ -10,15 +10,19 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from resnest_cli.catalog.weights import is_graph
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
+from resnest_cli.engines.select import resolve_engine
 from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.files import PLAIN, CSVStyle, check_no_input
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inputs.discover import Inputs, walk_ahead
 from resnest_cli.inputs.source import Source
+from resnest_cli.inputs.walk import LeftOut
 from resnest_cli.outputs.formats import format_of
 from resnest_cli.outputs.run_info import RunInfo
-from resnest_cli.outputs.sink import Output, check_target, open_output
+from resnest_cli.outputs.sink import Output, check_target, files_of, open_output, started
 from resnest_cli.progress import SILENT, Progress
 from resnest_cli.results import Result
 from resnest_cli.text import counted
@@ -34,6 +38,7 @@ class PredictionSummary:
     failed: int  # of them, rows that hold an error
     resumed: int  # rows of earlier runs
     seconds: float  # of this run, without loading the network
+    left_out: LeftOut = field(default_factory=LeftOut)  # of folders: what is not an image by name
 
     @property
     def rate(self) -> float:
@@ -55,6 +60,7 @@ class PredictionJob:
     threshold: float = 0.0  # minimum probability of a prediction, 0 to 1
     resume: bool = False  # keep the finished rows of an interrupted run, and do the others
     overwrite: bool = False  # replace an output that exists
+    csv: CSVStyle = PLAIN  # how CSV and TSV are written
 
     def run(self, progress: Progress = SILENT) -> PredictionSummary:
         """Classify every input that has no row yet.
@@ -65,17 +71,25 @@ class PredictionJob:
             ResNeStError: there is nothing to classify, or the network cannot be loaded.
         """
         fmt = self._checked_format()
-        sources = self.inputs.sources()
+        self._check_resume()
+        left_out = LeftOut()
+        sources = self._sources(left_out)
         hint = "latency" if self.inputs.is_one_image else "throughput"
         classifier = Classifier.from_specs(
             self.model, replace(self.runtime, hint=hint), self.decode, top_k=self.top_k,
             threshold=self.threshold, progress=progress,
         )  # fmt: skip
-        info, foot = run_info(classifier), classifier.describe()
+        info, foot = run_info(classifier, csv_safe=self.csv.safe), classifier.describe()
         with open_output(
-            self.output, fmt=fmt, top_k=classifier.top_k, info=info, foot=foot, resume=self.resume
+            self.output,
+            fmt=fmt,
+            top_k=classifier.top_k,
+            info=info,
+            foot=foot,
+            resume=self.resume,
+            csv=self.csv,
         ) as rows:
-            return self._write(classifier, sources, rows, progress)
+            return replace(self._write(classifier, sources, rows, progress), left_out=left_out)
 
     def _checked_format(self) -> str:
         """The format of the rows, once it is known that the output can take them."""
@@ -84,8 +98,35 @@ class PredictionJob:
             raise UsageError("`resume` and `overwrite` cannot be used together")
         if self.output is None and (self.resume or self.overwrite):
             raise UsageError(f"`{'resume' if self.resume else 'overwrite'}` needs an `output` file")
+        if self.csv != PLAIN and fmt not in ("csv", "tsv"):
+            option = "csv_bom" if self.csv.bom else "csv_safe"
+            raise UsageError(f"`{option}` is for the formats csv and tsv, not {fmt}")
         check_target(self.output, fmt=fmt, resume=self.resume, overwrite=self.overwrite)
         return fmt
+
+    def _check_resume(self) -> None:
+        """Raise `OutputError` if the output is of other settings, as far as these are known."""
+        if self.output is None or not (self.resume and started(self.output)):
+            return
+        graph = is_graph(self.model.weights or Path(self.model.model or ""))
+        now = {
+            "engine": resolve_engine(self.runtime, graph=graph),
+            "precision": self.runtime.precision,
+            "threshold": self.threshold,
+        }
+        RunInfo(now, self.runtime.device).check_resumes(RunInfo.read(self.output))
+
+    def _sources(self, left_out: LeftOut) -> Iterator[Source]:
+        """The inputs, of which none will be overwritten: to know that, they are first listed."""
+        sources = self.inputs.sources(left_out)
+        written = files_of(self.output) if self.output else []
+        files = (self.inputs.files_from, self.model.model, self.model.weights, self.model.labels)
+        check_no_input(written, [*self.inputs.named, *files])
+        if self.overwrite and any(path.is_file() for path in written):
+            all_sources = list(sources)
+            check_no_input(written, (s.content for s in all_sources if isinstance(s.content, Path)))
+            return iter(all_sources)
+        return sources
 
     def _write(
         self,
@@ -124,11 +165,12 @@ class PredictionJob:
                 yield Result(source.name, error=str(error))
 
 
-def run_info(classifier: Classifier) -> RunInfo:
+def run_info(classifier: Classifier, *, csv_safe: bool = False) -> RunInfo:
     """What decides a classifier's rows, and on which device they are computed."""
     c = classifier
     decode = asdict(c.decode)
-    kept = {name: decode[name] for name in ("exif", "max_pixels", "fast_jpeg", "background")}
+    names = ("exif", "max_pixels", "fast_jpeg", "stretch", "background")
+    kept = {name: decode[name] for name in names}
     settings = {
         "model": c.config.name,
         "weights_sha256": c.engine.weights.sha256,
@@ -138,6 +180,7 @@ def run_info(classifier: Classifier) -> RunInfo:
         "labels_sha256": hashlib.sha256("\n".join(c.labels.names).encode()).hexdigest(),
         "top_k": c.top_k,
         "threshold": c.threshold,
+        "csv_safe": csv_safe,
         **kept,
     }
     return RunInfo(json.loads(json.dumps(settings)), c.engine.device)

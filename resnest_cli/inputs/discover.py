@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
 from resnest_cli.errors import ResNeStError, UsageError
+from resnest_cli.inputs.lists import read_list
+from resnest_cli.inputs.patterns import Selection, existing, matches
 from resnest_cli.inputs.source import STDIN, Source, is_url
+from resnest_cli.inputs.walk import LeftOut, walk
 
-# what a folder is searched for; a file named outright is read whatever it is called
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .avif .jp2 .j2k .jpx .heic .heif "
-    ".ppm .pgm .pbm .pnm .tga .ico .pcx .sgi".split()
-)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Inputs:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()  # globs; of folders, files that match one are left out
     limit: int | None = None  # take only the first N images
+    null: bool = False  # a NUL character ends each input of the list, and not its line
 
     def __post_init__(self) -> None:
         """Take a lone text as one name; `UsageError` if there is no input or two on `-`."""
@@ -44,6 +44,8 @@ class Inputs:
             raise UsageError("no inputs; name images, folders, globs, URLs or -")
         if (*self.named, self.files_from).count(STDIN) > 1:
             raise UsageError("standard input holds one image or one list: give - only once")
+        if self.null and self.files_from is None:
+            raise UsageError("`null` says how a list is separated: give the list as `files_from`")
 
     @property
     def is_one_image(self) -> bool:
@@ -53,55 +55,48 @@ class Inputs:
         (name,) = self.named
         return name == STDIN or is_url(name) or os.path.isfile(name)
 
-    def sources(self) -> Iterator[Source]:
+    def sources(self, left_out: LeftOut | None = None) -> Iterator[Source]:
         """The images, lazily, in order; an input that leads to none is a source with an error.
+
+        What folders hold besides images is counted in `left_out`.
 
         Raises:
             UsageError: the list is missing or cannot be read.
             ResNeStError: no input leads to any image.
         """
-        if self.files_from and not os.access(self.files_from, os.R_OK) and self.files_from != STDIN:
-            raise UsageError(f"`files_from` must be a readable list, not '{self.files_from}'")
-        walk = self._walk()
+        left_out = LeftOut() if left_out is None else left_out
+        listed = read_list(self.files_from, null=self.null) if self.files_from else iter(())
+        walk = self._walk(listed, left_out)
         passed: list[Source] = []  # inputs that hold no image
         for source in walk:
             passed.append(source)
             if not source.empty:
                 return islice(chain(passed, walk), self.limit)
         reason = f"{passed[-1].error}: '{passed[-1].name}'" if passed else "the list is empty"
-        raise ResNeStError(f"nothing to classify: {reason}")
+        besides = f"; {left_out}" if left_out else ""
+        raise ResNeStError(f"nothing to classify: {reason}{besides}")
 
-    def _walk(self) -> Iterator[Source]:
-        some = "the folder holds no image"
-        if self.include or self.exclude:
-            some += " that `include` and `exclude` select"
-        yield from expand(self.named, self._wanted, some)
-        for name in read_list(self.files_from) if self.files_from else ():
+    def _walk(self, listed: Iterable[str], left_out: LeftOut) -> Iterator[Source]:
+        selection = Selection(self.include, self.exclude)
+        folders = not selection
+        for name in self.named:
+            folders = folders or os.path.isdir(name)
+            yield from expand([name], selection, left_out)
+        for name in listed:
+            folders = folders or os.path.isdir(name)
             if name == STDIN:
                 yield Source(name, error="standard input cannot be named in a list")
             else:
-                yield from expand([name], self._wanted, some)
-
-    def _wanted(self, path: str) -> bool:
-        return is_selected(path, self.include, self.exclude)
-
-
-def is_selected(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Whether a path below a folder matches `include`, if that has patterns, and not `exclude`."""
-    included = not include or any(_fits(path, pattern) for pattern in include)
-    return included and not any(_fits(path, pattern) for pattern in exclude)
+                yield from expand([name], selection, left_out)
+        if not folders:
+            log.warning("`include` and `exclude` select files of folders, and no input is a folder")
 
 
 def expand(
-    inputs: Iterable[str],
-    wanted: Callable[[str], bool] = lambda _: True,
-    nothing: str = "the folder holds no image",
+    inputs: Iterable[str], selection: Selection | None = None, left_out: LeftOut | None = None
 ) -> Iterator[Source]:
-    """The images that `Inputs.named` names, in order, as lazily as possible.
-
-    `wanted` chooses among the files of a folder, by their paths below it; `nothing` is the error of
-    a folder without any.
-    """
+    """The images that `Inputs.named` names, in order, as lazily as possible."""
+    selection, left_out = selection or Selection(), LeftOut() if left_out is None else left_out
     for text in inputs:
         if text == STDIN or is_url(text):
             yield Source(text, text)
@@ -109,13 +104,11 @@ def expand(
             yield Source(text, error="not a file name")
         elif "://" in text and not os.path.exists(text):
             yield Source(text, error="only http:// and https:// URLs can be read")
-        elif os.path.isdir(text):
-            found = (s for s in _walk(text) if s.error or wanted(os.path.relpath(s.name, text)))
-            yield from _or_empty(text, found, nothing)
-        elif glob.has_magic(text) and not os.path.lexists(text):
-            yield from _or_empty(text, _matches(text), "no file matches")
         else:
-            yield Source(text, Path(text))
+            try:
+                yield from _found(text, selection, left_out)
+            except ResNeStError as error:  # its name is ambiguous
+                yield Source(text, error=str(error))
 
 
 def walk_ahead(sources: Iterator[Source], on_total: Callable[[int], None]) -> Iterator[Source]:
@@ -141,20 +134,25 @@ def walk_ahead(sources: Iterator[Source], on_total: Callable[[int], None]) -> It
         yield item
 
 
-def read_list(path: str) -> Iterator[str]:
-    """The inputs in a list, one a line without blank ones; `UsageError` if it cannot be read."""
-    try:
-        with os.fdopen(os.dup(0), "rb") if path == STDIN else open(path, "rb") as file:
-            for number, line in enumerate(file):
-                line = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
-                if text := os.fsdecode(line.rstrip(b"\r\n")):
-                    yield text
-    except OSError as error:
-        raise UsageError(f"cannot read the list '{path}': {error.strerror or error}") from error
-
-
-def _fits(path: str, pattern: str) -> bool:
-    return fnmatchcase(path if "/" in pattern else os.path.basename(path), pattern)
+def _found(text: str, selection: Selection, left_out: LeftOut) -> Iterator[Source]:
+    """The images of a file, a folder or a glob."""
+    path = existing(text)
+    if path is not None and os.path.isdir(path):
+        wanted = selection.within(path)
+        found = (
+            source if path == text else replace(source, name=text + source.name[len(path) :])
+            for source in walk(path, left_out)
+            if source.error or not selection or wanted(os.path.relpath(source.name, path))
+        )
+        nothing = "the folder holds no image"
+        if selection:
+            nothing += " that `include` and `exclude` select"
+        yield from _or_empty(text, found, nothing)
+    elif path is None and glob.has_magic(text):
+        files = (Source(name, Path(name)) for name in matches(text, left_out))
+        yield from _or_empty(text, files, "no file matches")
+    else:
+        yield Source(text, Path(text if path is None else path))
 
 
 def _or_empty(text: str, found: Iterator[Source], message: str) -> Iterator[Source]:
@@ -164,51 +162,3 @@ def _or_empty(text: str, found: Iterator[Source], message: str) -> Iterator[Sour
     else:
         yield first
         yield from found
-
-
-def _walk(folder: str) -> Iterator[Source]:
-    """The images below a folder, sorted by name, links followed, hidden names left out."""
-    levels = [iter([folder])]  # of each folder on the way down, what is still to visit
-    above: list[tuple[int, int]] = []  # which folders those are, to detect links that lead back
-    while levels:
-        path = next(levels[-1], None)
-        if path is None:
-            levels.pop()
-            del above[-1:]
-        elif not os.path.isdir(path):
-            yield Source(path, Path(path))
-        else:
-            try:
-                status = os.stat(path)
-                here = (status.st_dev, status.st_ino)
-                if here not in above:
-                    levels.append(iter(_entries(path)))
-                    above.append(here)
-            except OSError as error:
-                yield Source(path, error=f"the folder cannot be read: {error.strerror or error}")
-
-
-def _entries(folder: str) -> list[str]:
-    """The folders and images in a folder, sorted by name."""
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    return [
-        entry.path
-        for entry in entries
-        if not entry.name.startswith(".")
-        and (os.path.splitext(entry.name)[1].lower() in SUFFIXES or _is_folder(entry))
-    ]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()  # unlike os.path.isdir, mostly without asking the file system
-    except OSError:
-        return False
-
-
-def _matches(pattern: str) -> Iterator[Source]:
-    """The files that a glob matches, sorted; as in the shell, hidden ones need a dot."""
-    for name in sorted(glob.iglob(pattern, recursive=True)):
-        if not os.path.isdir(name):
-            yield Source(name, Path(name))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
 STDIN = "-"
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,21 @@ class Source:
         if self.error:
             raise ImageError(self.error)
         if isinstance(self.content, Image.Image):
-            return decode.to_rgb(self.content, options)
+            return decode.to_rgb(self.content, options, name=self.name)
         if isinstance(self.content, Path):
             _check_regular(self.content)
         elif isinstance(self.content, str):
             stdin = self.content == STDIN
-            return decode.decode(_read_stdin() if stdin else _fetch(self.content, options), options)
+            content = _read_stdin() if stdin else _fetch(self.content, options)
+            return decode.decode(content, options, name=self.name)
         elif not isinstance(self.content, bytes):
             return decode.from_array(self.content)
-        return decode.decode(self.content, options)
+        try:
+            return decode.decode(self.content, options, name=self.name)
+        except ImageError as error:
+            if is_archive(self.name):
+                raise ImageError("an archive: unpack it, and name the folder") from error
+            raise
 
 
 def as_source(image: ImageLike | Source) -> Source:
@@ -71,6 +78,11 @@ def as_source(image: ImageLike | Source) -> Source:
 def is_url(text: str) -> bool:
     """Whether an input is an http or https URL."""
     return text.lower().startswith(("http://", "https://"))
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file, by its name, is an archive or compressed."""
+    return name.lower().endswith(_ARCHIVES)
 
 
 def _fetch(url: str, options: DecodeOptions) -> bytes:

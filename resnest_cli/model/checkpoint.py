@@ -26,7 +26,12 @@ from resnest_cli.catalog import demo
 from resnest_cli.catalog.config import METADATA_KEY, ModelConfig
 from resnest_cli.catalog.variants import get_variant
 from resnest_cli.catalog.weights import Weights, is_graph, resolve
-from resnest_cli.errors import CheckpointError, UsageError
+from resnest_cli.errors import (
+    CheckpointError,
+    UsageError,
+    is_out_of_memory,
+    out_of_memory,
+)
 from resnest_cli.files import atomic_write
 from resnest_cli.model.identify import explain_mismatch, identify, mismatches
 from resnest_cli.model.limits import check_archive, check_finite, check_tensors
@@ -221,6 +226,8 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], ModelConfig | None
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return tensors, ModelConfig.from_json(text) if text else None
     except SafetensorError as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(f"'{path}'") from error
         raise CheckpointError(f"'{path}' is not a whole safetensors file: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"the config in '{path}' cannot be used: {error}") from error
@@ -246,6 +253,9 @@ def _read_torch(path: Path, head: bytes) -> Mapping[str, Any]:
     except OSError:
         raise
     except Exception as error:  # damaged files raise anything at all in torch's readers
+        asked = max(map(int, re.findall(r"(\d+) bytes", str(error))), default=0)
+        if is_out_of_memory(error) and asked <= path.stat().st_size:  # else it is damaged
+            raise out_of_memory(f"'{path}'") from error
         line = one_line(str(error))[:200]
         raise CheckpointError(f"'{path}' is damaged or not a checkpoint: {line}") from error
     if not isinstance(values, Mapping):

@@ -11,6 +11,7 @@ from time import sleep
 from typing import TYPE_CHECKING
 
 from resnest_cli.errors import DownloadError
+from resnest_cli.files import check_regular
 from resnest_cli.hashing import sha256_of
 from resnest_cli.net import http
 from resnest_cli.net.http import OnBytes, Transient, Unavailable
@@ -83,6 +84,7 @@ class Download:
         import requests
         import urllib3
 
+        check_regular(self.part)
         have = self.part.stat().st_size if self.part.exists() else 0
         headers = {"Range": f"bytes={have}-"} if have else {}
         try:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from resnest_cli.errors import ImageError
 
@@ -109,10 +110,15 @@ def translated(error: Exception) -> Unavailable | Transient:
         "the server's certificate is not trusted; behind a proxy that rewrites TLS, "
         "set REQUESTS_CA_BUNDLE to its certificates"
     )
+    proxy = _proxy_variable(getattr(error, "request", None))
     slow = (TimeoutError, of_requests.Timeout, of_urllib3.TimeoutError)
     faults: list[tuple[_Kinds, Unavailable | Transient]] = [
         (of_requests.SSLError, Unavailable(untrusted)),
-        (of_requests.ProxyError, Unavailable("the proxy (HTTPS_PROXY) did not answer")),
+        (of_requests.ProxyError, Unavailable(f"the proxy ({proxy}) did not answer")),
+        (
+            (of_requests.InvalidProxyURL, of_urllib3.ProxySchemeUnknown),
+            Unavailable(f"the proxy ({proxy}) is not a valid address"),
+        ),
         (of_requests.TooManyRedirects, Unavailable(f"more than {MAX_REDIRECTS} redirects")),
         (of_urllib3.NameResolutionError, Unavailable("cannot resolve the host name; offline?")),
         (of_urllib3.NewConnectionError, Transient("cannot connect")),
@@ -129,3 +135,10 @@ def translated(error: Exception) -> Unavailable | Transient:
         if any(isinstance(cause, kinds) for cause in causes):
             return fault
     return Unavailable("not a valid address, or not a valid answer")
+
+
+def _proxy_variable(request: requests.PreparedRequest | None) -> str:
+    """The environment variable that names the proxy of a request, as requests chooses it."""
+    scheme = urlsplit(request.url or "").scheme if request else "https"
+    names = [name for key in (scheme, "all") for name in (f"{key}_proxy", f"{key}_proxy".upper())]
+    return next((f"${name}" for name in names if os.environ.get(name)), "in the system's settings")

@@ -5,16 +5,19 @@ Parquet cannot be appended to: it is made of a journal in JSON Lines at the end 
 
 from __future__ import annotations
 
+import codecs
 import csv
-import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Generic
 
 from resnest_cli.errors import OutputError, UsageError
+from resnest_cli.files import PLAIN, CSVStyle, csv_line
+from resnest_cli.outputs.run_info import RunInfo
 from resnest_cli.outputs.schema import INTEGER, NUMBER, Item, PredictionSchema, Record, Schema
 from resnest_cli.results import Result
 from resnest_cli.text import utf8
@@ -49,9 +52,16 @@ FinishedRows = Iterator[tuple[Record, int]]  # each with its end, in bytes from 
 class RowWriter(ABC, Generic[Item]):
     """Writes items as rows to a binary stream, which stays open, and reads rows back."""
 
-    def __init__(self, stream: IO[bytes], schema: Schema[Item], *, resumed: bool = False) -> None:
-        """`resumed`: finished rows stand before the stream's position."""
-        self._stream, self._schema = stream, schema
+    def __init__(
+        self,
+        stream: IO[bytes],
+        schema: Schema[Item],
+        style: CSVStyle = PLAIN,
+        *,
+        resumed: bool = False,
+    ) -> None:
+        """`style` is for CSV and TSV; `resumed`: rows stand before the stream's position."""
+        self._stream, self._schema, self._style = stream, schema, style
 
     def write(self, item: Item) -> None:
         """Append one row and flush it."""
@@ -62,7 +72,9 @@ class RowWriter(ABC, Generic[Item]):
 
     @classmethod
     @abstractmethod
-    def finished_rows(cls, file: IO[bytes], schema: Schema[Item]) -> FinishedRows:
+    def finished_rows(
+        cls, file: IO[bytes], schema: Schema[Item], style: CSVStyle = PLAIN
+    ) -> FinishedRows:
         """The rows that are whole; one that a kill cut short ends them.
 
         Raises:
@@ -81,7 +93,9 @@ class JSONLinesWriter(RowWriter[Item]):
     """One JSON object a line."""
 
     @classmethod
-    def finished_rows(cls, file: IO[bytes], schema: Schema[Item]) -> FinishedRows:
+    def finished_rows(
+        cls, file: IO[bytes], schema: Schema[Item], style: CSVStyle = PLAIN
+    ) -> FinishedRows:
         """Complete lines, each a row."""
         end = 0
         for number, line in enumerate(file, 1):
@@ -96,8 +110,15 @@ class JSONLinesWriter(RowWriter[Item]):
 class JSONWriter(RowWriter[Item]):
     """A JSON list, one object a line, so that it can be resumed."""
 
-    def __init__(self, stream: IO[bytes], schema: Schema[Item], *, resumed: bool = False) -> None:
-        super().__init__(stream, schema)
+    def __init__(
+        self,
+        stream: IO[bytes],
+        schema: Schema[Item],
+        style: CSVStyle = PLAIN,
+        *,
+        resumed: bool = False,
+    ) -> None:
+        super().__init__(stream, schema, style)
         self._lead = b",\n" if resumed else b"[\n"
 
     def close(self) -> None:
@@ -105,7 +126,9 @@ class JSONWriter(RowWriter[Item]):
         self._put(b"[]\n" if self._lead == b"[\n" else b"\n]\n")
 
     @classmethod
-    def finished_rows(cls, file: IO[bytes], schema: Schema[Item]) -> FinishedRows:
+    def finished_rows(
+        cls, file: IO[bytes], schema: Schema[Item], style: CSVStyle = PLAIN
+    ) -> FinishedRows:
         """Complete objects, each on its line."""
         start = file.readline()
         if start not in (b"[\n", b"[]\n", b"["):
@@ -132,13 +155,23 @@ class CSVWriter(RowWriter[Item]):
 
     delimiter = ","
 
-    def __init__(self, stream: IO[bytes], schema: Schema[Item], *, resumed: bool = False) -> None:
-        super().__init__(stream, schema)
+    def __init__(
+        self,
+        stream: IO[bytes],
+        schema: Schema[Item],
+        style: CSVStyle = PLAIN,
+        *,
+        resumed: bool = False,
+    ) -> None:
+        super().__init__(stream, schema, style)
         if not resumed:
-            self._put(self._line([column.name for column in schema.columns]))
+            header = self._line([column.name for column in schema.columns])
+            self._put(codecs.BOM_UTF8 * style.bom + header)
 
     @classmethod
-    def finished_rows(cls, file: IO[bytes], schema: Schema[Item]) -> FinishedRows:
+    def finished_rows(
+        cls, file: IO[bytes], schema: Schema[Item], style: CSVStyle = PLAIN
+    ) -> FinishedRows:
         """Complete rows, after the right header."""
         header = [column.name for column in schema.columns]
         offset = 0
@@ -148,8 +181,9 @@ class CSVWriter(RowWriter[Item]):
             for line in file:
                 if not line.endswith(b"\n"):
                     return  # the row that a kill cut short
+                text = line if offset else line.removeprefix(codecs.BOM_UTF8)
                 offset += len(line)
-                yield line.decode("utf-8", "replace")
+                yield text.decode("utf-8", "replace")
 
         rows = csv.reader(lines(), delimiter=cls.delimiter)
         try:
@@ -161,20 +195,16 @@ class CSVWriter(RowWriter[Item]):
                         raise OutputError(f"row {number} is not a result")
                     return  # cut short inside a quoted cell
                 if number:
-                    yield _from_text(cells, schema), offset
+                    yield _from_text([style.read(cell) for cell in cells], schema), offset
         except (csv.Error, ValueError) as error:
             raise OutputError(f"it is not the CSV of a run: {error}") from error
 
     def _encoded(self, record: Record) -> bytes:
-        return self._line(["" if cell is None else cell for cell in self._schema.flat(record)])
+        cells = ("" if cell is None else cell for cell in self._schema.flat(record))
+        return self._line([self._style.written(cell) for cell in cells])
 
     def _line(self, cells: list[Any]) -> bytes:
-        # older Pythons leave a lone carriage return unquoted, and then cannot read it
-        returns = any("\r" in str(cell) for cell in cells)
-        dialect = csv.unix_dialect if returns else csv.excel  # quotes all, or what needs it
-        text = io.StringIO()
-        csv.writer(text, dialect, delimiter=self.delimiter, lineterminator="\n").writerow(cells)
-        return text.getvalue().encode("utf-8", "backslashreplace")
+        return csv_line(cells, self.delimiter).encode("utf-8", "backslashreplace")
 
 
 class TSVWriter(CSVWriter[Item]):
@@ -285,10 +315,12 @@ def _records(path: Path, fmt: str) -> Iterator[Record]:
     if fmt == "parquet":
         yield from read_parquet(path)
         return
-    schema = PredictionSchema(0)
+    schema, style = PredictionSchema(0), PLAIN
     if fmt in ("csv", "tsv"):
-        with path.open(encoding="utf-8", errors="replace", newline="") as text:
+        with suppress(OutputError):  # it has no record
+            style = CSVStyle(safe=bool(RunInfo.read(path).settings.get("csv_safe")))
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as text:
             header = next(csv.reader(text, delimiter="\t" if fmt == "tsv" else ","), [])
         schema = PredictionSchema.of_columns(header)
     with path.open("rb") as file:
-        yield from (record for record, _ in ROW_WRITERS[fmt].finished_rows(file, schema))
+        yield from (record for record, _ in ROW_WRITERS[fmt].finished_rows(file, schema, style))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnest_cli.errors import OutputError
-from resnest_cli.files import atomic_write
+from resnest_cli.files import atomic_write, check_regular
 from resnest_cli.version import __version__
 
 
@@ -38,15 +38,28 @@ class RunInfo:
         """The record of an output; `OutputError` if it is missing or damaged."""
         record = record_path(output)
         try:
-            values = dict(json.loads(record.read_text(encoding="utf-8")))
-            engine = values.pop("engine", None)  # where version 0.1 wrote it
-            settings = {"engine": engine, **values.pop("settings")}
-            return cls(settings, **values)
+            return cls._parsed(record)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"'{record}' is missing or damaged, so the output's settings are unknown"
                 "\nstart from scratch with `overwrite`"
             ) from error
+
+    @classmethod
+    def is_at(cls, path: Path) -> bool:
+        """Whether a file is a record: its content is such as only `write` writes."""
+        try:
+            return path.is_file() and str(cls._parsed(path).tool).startswith("resnest ")
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    @classmethod
+    def _parsed(cls, record: Path) -> RunInfo:
+        check_regular(record)
+        values = dict(json.loads(record.read_text(encoding="utf-8")))
+        engine = values.pop("engine", None)  # where version 0.1 wrote it
+        settings = {"engine": engine, **values.pop("settings")}
+        return cls(settings, **values)
 
     def check_resumes(self, earlier: RunInfo) -> None:
         """Raise `OutputError` unless an earlier run had the same settings."""

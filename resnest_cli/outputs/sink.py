@@ -17,11 +17,11 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Generic, Protocol
 
-from resnest_cli.errors import BrokenPipe, OutputError, UsageError, require_extra
-from resnest_cli.files import atomic_write, check_new, lock
+from resnest_cli.errors import OutputError, UsageError, require_extra
+from resnest_cli.files import PLAIN, CSVStyle, atomic_write, check_new, lock, os_errors
 from resnest_cli.inputs.source import Source
 from resnest_cli.outputs.formats import ROW_WRITERS, encode, read_parquet, write_parquet
-from resnest_cli.outputs.run_info import RunInfo
+from resnest_cli.outputs.run_info import RunInfo, record_path
 from resnest_cli.outputs.schema import Item, PredictionSchema, Schema
 from resnest_cli.outputs.terminal import TerminalWriter, TextWriter
 from resnest_cli.results import Result
@@ -46,10 +46,32 @@ def check_target(path: Path | None, *, fmt: str, resume: bool, overwrite: bool) 
     elif resume and fmt == "table":
         raise OutputError("a table cannot be resumed; use jsonl, json, csv, tsv or parquet")
     else:
-        kept = any(map(_has_content, (path, _journal(path)))) and not resume and not overwrite
-        check_new(path, overwrite=not kept, resumable=True)
+        check_new(path, overwrite=True)
+        for file in [] if resume or overwrite else started(path):
+            check_new(file, resumable=True)
+        if fmt != "table" and not overwrite and not started(path):
+            _check_record(record_path(path))
         if path.exists() and not os.access(path, os.W_OK):
             raise OutputError(f"'{path}' cannot be written")
+
+
+def _check_record(record: Path) -> None:
+    """Raise `OutputError` if a file that is no record of a run is where one will be written."""
+    if os.path.lexists(record) and not RunInfo.is_at(record):
+        raise OutputError(
+            f"'{record}' exists already, and is not a record that resnest wrote\n"
+            "replace it with `overwrite`, or choose another path"
+        )
+
+
+def started(path: Path) -> list[Path]:
+    """The files of an output that hold rows already."""
+    return [file for file in (path, _journal(path)) if _has_content(file)]
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that an output consists of, at most."""
+    return [path, record_path(path), _journal(path)]
 
 
 class Writer(Protocol[Item]):
@@ -78,12 +100,12 @@ class Output(Generic[Item]):
 
     def write(self, item: Item) -> None:
         """Append one item; `OutputError` if it was not taken, `BrokenPipe` if by a closed pipe."""
-        with _os_errors(self._name):
+        with os_errors(self._name):
             self._writer.write(item)
 
     def finish(self) -> None:
         """Write what ends the output."""
-        with _os_errors(self._name):
+        with os_errors(self._name):
             self._writer.close()
 
 
@@ -96,6 +118,7 @@ class FileOutput(Output[Item]):
         schema: what a row holds.
         info: what gave the rows; kept beside the file and compared by a resume.
         resume: continue what the file holds.
+        csv: how CSV and TSV are written.
 
     Raises:
         OutputError: the file cannot be written, or is no earlier part of this run.
@@ -104,14 +127,15 @@ class FileOutput(Output[Item]):
     resumable = True
 
     def __init__(
-        self, path: Path, *, fmt: str, schema: Schema[Item], info: RunInfo, resume: bool
-    ) -> None:
-        self._path, self._fmt, self._schema = path, fmt, schema
+        self, path: Path, *, fmt: str, schema: Schema[Item], info: RunInfo, resume: bool,
+        csv: CSVStyle = PLAIN,
+    ) -> None:  # fmt: skip
+        self._path, self._fmt, self._schema, self._csv = path, fmt, schema, csv
         self._rows_path = _journal(path) if fmt == "parquet" else path
         self._done: Counter[str] = Counter()  # rows that each path has already
-        with _os_errors(f"'{path}'"):
+        with os_errors(f"'{path}'"):
             self._file = self._resumed(info) if resume else self._fresh(info)
-            writer = ROW_WRITERS[fmt](self._file, schema, resumed=self._file.tell() > 0)
+            writer = ROW_WRITERS[fmt](self._file, schema, csv, resumed=self._file.tell() > 0)
         super().__init__(writer, f"'{path}'")
 
     def remaining(self, sources: Iterable[Source]) -> Iterator[Source]:
@@ -126,7 +150,7 @@ class FileOutput(Output[Item]):
     def finish(self) -> None:
         """Write what ends the file, and make the Parquet file."""
         super().finish()
-        with _os_errors(self._name):
+        with os_errors(self._name):
             os.fsync(self._file.fileno())
             self._file.close()
             if self._fmt == "parquet":
@@ -179,7 +203,8 @@ class FileOutput(Output[Item]):
     def _read_rows(self, file: IO[bytes]) -> int:
         """Note the finished rows; where they end, in bytes."""
         end = 0
-        for record, row_end in ROW_WRITERS[self._fmt].finished_rows(file, self._schema):
+        rows = ROW_WRITERS[self._fmt].finished_rows(file, self._schema, self._csv)
+        for record, row_end in rows:
             end = row_end
             self._done[utf8(record["path"])] += 1
             self.finished += 1
@@ -189,15 +214,16 @@ class FileOutput(Output[Item]):
 
 @contextmanager
 def open_output(
-    path: Path | None, *, fmt: str, top_k: int, info: RunInfo, foot: str, resume: bool
-) -> Iterator[Output[Result]]:
+    path: Path | None, *, fmt: str, top_k: int, info: RunInfo, foot: str, resume: bool,
+    csv: CSVStyle = PLAIN,
+) -> Iterator[Output[Result]]:  # fmt: skip
     """Where predictions go: a file, or standard output if `path` is None.
 
     A row has `top_k` ranks; `info` is what gives the rows, and `foot` the same as a line of text.
     """
     schema = PredictionSchema(top_k)
     if path is not None and fmt != "table" and not _is_special(path):
-        file = FileOutput(path, fmt=fmt, schema=schema, info=info, resume=resume)
+        file = FileOutput(path, fmt=fmt, schema=schema, info=info, resume=resume, csv=csv)
         with closing(file) as output:
             yield output
     elif path is None and fmt == "parquet":
@@ -206,22 +232,12 @@ def open_output(
     elif path is None and fmt == "table" and sys.stdout.isatty():
         yield Output(TerminalWriter(foot=foot))
     else:
+        name = f"'{path}'" if path else "the results"
         with _opened(path) as stream:
-            with _os_errors("the results"):  # a writer may begin with a header
+            with os_errors(name):  # a writer may begin with a header
                 table = fmt == "table"
-                rows = TextWriter(stream, foot=foot) if table else ROW_WRITERS[fmt](stream, schema)
-            yield Output(rows)
-
-
-@contextmanager
-def _os_errors(what: str) -> Iterator[None]:
-    """Turn the system's refusal to write into `OutputError`."""
-    try:
-        yield
-    except BrokenPipeError as error:
-        raise BrokenPipe from error
-    except OSError as error:
-        raise OutputError(f"{what} cannot be written: {error.strerror or error}") from error
+                writer = None if table else ROW_WRITERS[fmt](stream, schema, csv)
+            yield Output(writer or TextWriter(stream, foot=foot), name)
 
 
 @contextmanager
@@ -230,7 +246,7 @@ def _opened(path: Path | None) -> Iterator[IO[bytes]]:
     if path is None:
         yield sys.stdout.buffer
         return
-    with _os_errors(f"'{path}'"):
+    with os_errors(f"'{path}'"):
         file = path.open("wb")
     try:
         yield file
@@ -246,7 +262,7 @@ def _parquet_to_stdout(schema: Schema[Result], info: RunInfo) -> Iterator[Output
         file = FileOutput(path, fmt="parquet", schema=schema, info=info, resume=False)
         with closing(file) as output:
             yield output
-        with path.open("rb") as content, _os_errors("the results"):
+        with path.open("rb") as content, os_errors("the results"):
             shutil.copyfileobj(content, sys.stdout.buffer)
             sys.stdout.buffer.flush()
 

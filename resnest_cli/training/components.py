@@ -94,7 +94,9 @@ class RunningLoss:
 
 
 class StopRequest:
-    """While it is entered, the first Ctrl-C or SIGTERM sets `requested`; a second one interrupts.
+    """While it is entered, the first Ctrl-C, SIGTERM or SIGHUP sets `requested`.
+
+    A second one interrupts; what is ignored, as SIGHUP is under nohup, stays ignored.
 
     In a thread other than the main one, where Python delivers no signals, nothing is caught.
     """
@@ -106,7 +108,10 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one is not on Windows
+            for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+                if number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 self._before[number] = signal.signal(number, self._stop)
         return self
 

@@ -17,7 +17,7 @@ from typing import Any
 from resnest_cli import settings
 from resnest_cli.catalog.demo import DEMO
 from resnest_cli.catalog.variants import get_variant
-from resnest_cli.catalog.weights import is_path
+from resnest_cli.catalog.weights import default_model, is_path
 from resnest_cli.errors import UsageError, require_extra
 from resnest_cli.imaging.preprocessing import check_sizes
 from resnest_cli.text import one_line
@@ -158,7 +158,7 @@ def make_recipe(options: Options) -> Recipe:
     if options.get("teacher"):
         values["label_smoothing"] = 0.0
     if "model" not in options and "weights" not in options:
-        model = settings.model() or settings.DEFAULT_MODEL
+        model = default_model() or settings.DEFAULT_MODEL
         values |= read_options({"model": model}, "$RESNEST_MODEL")
     values |= options
     if "warmup_epochs" not in options:  # short runs have no time for a long warm-up

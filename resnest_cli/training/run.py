@@ -67,6 +67,7 @@ def train(
         path = Path(output) if output else Path("trained") / Path(data).resolve().name
         folder = RunFolder(path, resume=resume, overwrite=overwrite)
         if folder.has_ended():
+            folder.resumed_options(given)  # raises if others are asked for
             return TrainingSummary.read(path)
         plan = make_plan(Path(data), given, folder)
         from resnest_cli.training.session import execute

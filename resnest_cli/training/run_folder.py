@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from resnest_cli import hashing
 from resnest_cli.errors import OutputError, UsageError
-from resnest_cli.files import atomic_write, locked, writable_folder
+from resnest_cli.files import atomic_write, leftovers, locked, os_errors, writable_folder
 from resnest_cli.progress import SUMMARY
+from resnest_cli.text import listed
 from resnest_cli.training.recipe import Options, Recipe, make_recipe, read_options, spelled
 from resnest_cli.training.summary import SUMMARY_FILE
 
 log = logging.getLogger(__name__)
 
 STATE, SKIPPED, HELD_OUT, RECIPE = "state.pt", "skipped.csv", "val.csv", "run.json"
-_FILES = (
+FILES = (
     "best.safetensors", "last.safetensors", "history.csv", "curves.png", STATE, SUMMARY_FILE,
-    HELD_OUT, RECIPE,
+    HELD_OUT, SKIPPED, RECIPE,
 )  # fmt: skip
+_BEFORE_TRAINING = {HELD_OUT, SKIPPED, RECIPE}
+# what no stored recipe lacks
+_ALWAYS_STORED = {field.name for field in fields(Recipe) if field.default not in (None, ())}
 # what may be given anew when a run is resumed: files may have moved, and the check changes nothing
 # if all images are readable
 _MAY_DIFFER = ("weights", "val", "teacher", "check")
@@ -42,11 +47,15 @@ class RunFolder:
         return str(self.path)
 
     def existing(self) -> list[str]:
-        """The files of a run that are here."""
-        return [name for name in _FILES if (self.path / name).exists()]
+        """The names of a run's files that are taken, by a run or by anything else."""
+        return [name for name in FILES if os.path.lexists(self.path / name)]
 
     def has_ended(self) -> bool:
-        """Whether the run to resume is finished; raises `OutputError` if a run is in the way."""
+        """Whether the run to resume is finished.
+
+        Raises:
+            OutputError: a run or other files are in the way, or there is nothing to resume.
+        """
         if self.resume and self.overwrite:
             raise UsageError("`resume` and `overwrite` cannot be used together")
         if self.path.exists() and not self.path.is_dir():
@@ -57,20 +66,42 @@ class RunFolder:
             hint = "to train further, use `weights=%s` and another `output`"
             log.log(SUMMARY, f"the run in '%s' has ended; {hint}", self, last)
             return True
-        started = [name for name in existing if name != RECIPE]
-        if self.resume and not started:
-            log.log(SUMMARY, "nothing to resume in '%s', starting a new run", self)
-        if started and not (self.resume or self.overwrite):
+        if self.resume:
+            self._stored()  # raises if it is damaged
+        ours = self._has_recipe()
+        if self.resume and not ours:
+            found = f"it holds {listed(existing, 2)}, but no {RECIPE} of a run" if existing else ""
             raise OutputError(
-                f"'{self}' already holds a training run ({started[0]})\n"
-                "continue it with `resume`, replace it with `overwrite`, or use another `output`"
+                f"nothing to resume in '{self}'{found and ': '}{found}\n"
+                "leave out `resume` to start a run, or name the folder of one with `output`"
             )
+        # a run that has not begun to train may be started again
+        in_the_way = [name for name in existing if not (ours and name == RECIPE)]
+        if in_the_way and not (self.resume or self.overwrite):
+            resume = "continue the run with `resume`, " if ours else ""
+            raise OutputError(
+                f"'{self}' already holds {listed(in_the_way, 2)}\n"
+                f"{resume}replace what a run writes with `overwrite`, or use another `output`"
+            )
+        if others := [name for name in existing if not (self.path / name).is_file()]:
+            raise OutputError(f"'{self.path / others[0]}' is not a file, and is not replaced")
         return False
+
+    def _has_recipe(self) -> bool:
+        """Whether the stored recipe is here: its content is such as only a run writes."""
+        try:
+            stored = self._stored() or {}
+        except OutputError:
+            return False
+        return stored.keys() >= _ALWAYS_STORED
 
     def claim(self, held: ExitStack) -> None:
         """Make the folder, and lock it until `held` is closed."""
         writable_folder(self.path)
-        held.enter_context(locked(self.path))
+        with os_errors(f"'{self}'"):
+            held.enter_context(locked(self.path))
+        for path in leftovers(self.path, 0):
+            path.unlink()
 
     def check_spares(self, teachers: Sequence[Path]) -> None:
         """Raise `UsageError` if the run would overwrite one of its teachers."""
@@ -81,18 +112,18 @@ class RunFolder:
 
     def is_own(self, file: Path) -> bool:
         """Whether a file is one that the run itself writes."""
-        return any((self.path / name).resolve() == file.resolve() for name in _FILES)
+        return any((self.path / name).resolve() == file.resolve() for name in FILES)
 
     def clear(self, recipe: Recipe) -> None:
         """Remove an earlier run, without initial weights: they stay until an epoch is done."""
         initial = recipe.weights.resolve() if recipe.weights else None
         existing = {n for n in self.existing() if (self.path / n).resolve() != initial}
-        if self.resume and existing - {HELD_OUT, RECIPE}:
+        if self.resume and existing - _BEFORE_TRAINING:
             raise OutputError(
                 f"cannot resume the run in '{self}': {STATE} is missing\n"
                 "start from scratch with `overwrite`, or from its `weights` in another `output`"
             )
-        for name in existing | (set() if recipe.check else {SKIPPED}):
+        for name in existing - ({SKIPPED} if recipe.check else set()):  # which is of this run
             (self.path / name).unlink(missing_ok=True)
 
     def save(self, recipe: Recipe) -> None:

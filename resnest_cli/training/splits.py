@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from resnest_cli.datasets import class_folders
 from resnest_cli.datasets.class_folders import LabelledImages
 from resnest_cli.errors import DatasetError, UsageError
-from resnest_cli.files import atomic_write
+from resnest_cli.files import write_csv
 from resnest_cli.hardware import processors
 from resnest_cli.progress import Progress
 from resnest_cli.text import counted, listed
@@ -59,7 +57,7 @@ def find_unreadable(splits: Splits, record: Path, progress: Progress) -> set[str
     paths = [*splits.images.paths, *(splits.val_images.paths if splits.val_images else ())]
     bad = class_folders.find_unreadable(paths, workers=processors(), progress=progress)
     if bad:
-        _write(record, [("path", "reason"), *bad.items()])
+        write_csv(record, ("path", "reason"), bad.items())
         log.warning("%s left out as unreadable: see '%s'", counted(len(bad), "image"), record)
     return set(bad)
 
@@ -93,13 +91,4 @@ def write_held_out(val: LabelledImages, folder: Path, record: Path) -> None:
     """The list of images held out below a folder, as `evaluate` reads it with ground truth."""
     names = (Path(path).relative_to(folder).as_posix() for path in val.paths)
     classes = (val.classes[target] for target in val.targets)
-    _write(record, [("file", "class"), *zip(names, classes, strict=True)])
-
-
-def _write(file: Path, rows: Iterable[tuple[str, str]]) -> None:
-    """Write a CSV file; file names that are not UTF-8 are kept as they are."""
-    with (
-        atomic_write(file) as path,
-        path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text,
-    ):
-        csv.writer(text, lineterminator="\n").writerows(rows)
+    write_csv(record, ("file", "class"), zip(names, classes, strict=True))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from resnest_cli.engines.torch_engine import is_out_of_memory
-from resnest_cli.errors import CheckpointError, OutputError, ResNeStError
+from resnest_cli.errors import CheckpointError, OutputError, ResNeStError, WriteError
 from resnest_cli.files import atomic_write
 from resnest_cli.training.summary import EpochStats
 
@@ -44,11 +44,14 @@ class TrainingState(NamedTuple):
         history = [vars(row) for row in progress.history]
         values = self._asdict() | {"progress": {**vars(progress), "history": history}}
         try:
-            with atomic_write(file) as beside:
-                torch.save(values, beside)
-        except (OSError, RuntimeError) as error:  # the latter is what torch raises on a full disk
+            with atomic_write(file) as beside, beside.open("wb") as opened:
+                torch.save(values, opened)
+        except (WriteError, RuntimeError) as error:
+            refused = error.__cause__ or error.__context__  # torch's own error holds no reason
+            if not isinstance(refused, OSError):
+                raise
             raise OutputError(
-                f"'{file}' cannot be written; is the disk full?\n"
+                f"'{file}' cannot be written: {refused.strerror or refused}\n"
                 "earlier progress is saved: `resume` continues"
             ) from error
 

@@ -143,8 +143,9 @@ class Trainer:
         """Train to the end, from wherever the run is; yields each epoch as it ends.
 
         The caller saves an epoch's results before it asks for the next one: only then is the state
-        written from which a later run resumes, so that no results can be missing. Ctrl-C and
-        SIGTERM raise `KeyboardInterrupt` after the step in progress, with the state written.
+        written from which a later run resumes, so that no results can be missing. Ctrl-C,
+        SIGTERM and SIGHUP raise `KeyboardInterrupt` after the step in progress, with the state
+        written.
         """
         advice = "reduce `batch_size` or `crop`, or on a GPU use `precision=bf16`"
         with self._stop, disable_tf32():

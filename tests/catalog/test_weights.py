@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -208,6 +209,18 @@ def test_files_that_cannot_be_read(kind, tmp_path):
         path.mkdir()
     elif kind == "xml":
         path.touch()
-    reason = {"missing": "No such file", "folder": "regular file", "xml": r"put 'file\.bin'"}[kind]
+    reason = {"missing": "No such file", "folder": "is a folder", "xml": r"put 'file\.bin'"}[kind]
     with pytest.raises(CheckpointError, match=reason):
         weights.resolve(str(path))
+
+
+def test_a_folder_is_no_model_but_may_hold_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    with pytest.raises(CheckpointError, match="'run' is a folder, not a model\nit holds"):
+        weights.resolve("run")
+    for name in ("last.safetensors", "best.safetensors", "a.csv"):
+        Path("run", name).touch()
+    for given in ({"model": "run"}, {"weights": "run"}, {"model": f"{tmp_path}/run"}):
+        with pytest.raises(CheckpointError, match="name a checkpoint in it, such as"):
+            weights.resolve(**given)

@@ -124,3 +124,31 @@ def test_wrong_options(data, run, options, code, words):
     done = run("evaluate", data, *model, *options)
     assert (done.returncode, done.stderr.count("\n") <= 3) == (code, True), done.stderr
     assert words in done.stderr
+
+
+def test_reports_for_spreadsheets(data, run, tmp_path):
+    options = ["-m", "demo", "-o", "report", "--exclude", "broken.*"]
+    (tmp_path / "list.csv").write_text("ship/boat.jpg,ship\n")
+    done = run(
+        "evaluate", "data", "--ground-truth", "list.csv", *options, "--csv-safe", "--csv-bom"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "images     1 of 1 class" in done.stdout
+    content = (tmp_path / "report" / "predictions.csv").read_bytes()
+    assert content.startswith(b"\xef\xbb\xbfpath,true")
+    done = run("evaluate", "data", "-m", "demo", "--csv-safe", "--skip-unknown")
+    assert (done.returncode, "--csv-safe needs an --output" in done.stderr) == (2, True)
+
+
+def test_images_of_classes_that_the_network_lacks_are_listed(data, run):
+    (data / "wombat").mkdir()
+    drawn().save(data / "wombat" / "a.png")
+    options = ["-m", "demo", "--exclude", "broken.*"]
+    done = run("evaluate", data, *options)
+    assert (done.returncode, "1 class that the network lacks, of 5: 'wombat'" in done.stderr) == (
+        1,
+        True,
+    )
+    done = run("evaluate", data, *options, "--skip-unknown")
+    assert "1 image of 1 class that the network lacks left out: 'wombat'" in done.stderr
+    assert "images     4 of 4 classes" in done.stdout

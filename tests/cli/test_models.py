@@ -127,7 +127,7 @@ def test_a_model_that_cannot_be_prepared_is_a_warning(quiet, run, monkeypatch):
 def test_the_cache_is_listed_pruned_and_emptied(run, home):
     assert run("cache").stdout == f"0 items, 0.0 MB in {home}\n"
     put(home, "resnest50-528c19ca.pth")
-    put(home, "resnest14.pth.part")
+    put(home, "gluon_resnest14-9c8fe254.pth.part")
     for command in (["cache"], ["cache", "list"]):
         text = run(*command).stdout
         assert "resnest50" in text

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from resnest_cli import Classifier
 from resnest_cli.catalog.labels import imagenet1k
+from resnest_cli.outputs.formats import read_results
 from tests.conftest import drawn, lines
 from tests.servers import content, serving, status
 
@@ -133,6 +135,28 @@ def test_bad_inputs_have_their_rows_and_exit_code_3(predict, images):
     assert "5 failed" in done.stderr
 
 
+def test_inputs_that_all_failed_have_their_rows_and_exit_code_3(predict, tmp_path):
+    (tmp_path / "broken.jpg").write_text("no image")
+    done = predict("broken.jpg", "nope.jpg", "-f", "jsonl")
+    assert (done.returncode, [row["path"] for row in lines(done)]) == (
+        3,
+        ["broken.jpg", "nope.jpg"],
+    )
+    assert all(row["error"] for row in lines(done))
+
+
+def test_what_is_not_named_as_an_image_is_counted_in_the_summary(predict, images):
+    for name in ("scan.dcm", "notes.txt", "@eaDir/p00.png"):
+        (images / name).parent.mkdir(exist_ok=True)
+        (images / name).touch()
+    done = predict(images, "-f", "jsonl")
+    assert len(lines(done)) == 12
+    assert (
+        "; left out: 2 files not named as an image (1 .dcm, 1 .txt) and the system's own folder "
+        "'@eaDir'\n"
+    ) in done.stderr.replace("(1 .txt, 1 .dcm)", "(1 .dcm, 1 .txt)")
+
+
 def test_nothing_to_do_is_exit_code_1_or_2(run, predict, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "list").touch()
@@ -226,3 +250,44 @@ def test_an_unknown_suffix_of_the_output_lists_the_known_ones(predict, drawn_ima
     assert "--output must end in one of .json, .jsonl, .ndjson, .csv, .tsv" in done.stderr
     assert not (tmp_path / "out.xlsx").exists()
     assert predict(drawn_image, "-o", "out.xlsx", "-f", "csv").returncode == 0
+
+
+FORMULAS = ["=1+1.png", "+a.png", "-a.png", "@a.png", "'=a.png", "'a.png", "a=.png"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+@pytest.mark.parametrize("safe", [True, False], ids=["safe", "as they are"])
+def test_names_that_spreadsheets_take_for_formulas(predict, images, tmp_path, safe, suffix):
+    """Such names are written as they are, or such that they are read back as they are."""
+    for name in FORMULAS:
+        shutil.copy(images / "p00.png", tmp_path / name)
+    options = ["--csv-safe", "--csv-bom"] if safe else []
+    names, out = FORMULAS, f"out.{suffix}"
+    done = predict(*options, "-o", out, "--", *names[:4])
+    assert done.returncode == 0, done.stderr
+    done = predict(*options, "-o", out, "--resume", "--", *names)
+    assert done.returncode == 0, done.stderr
+    content = (tmp_path / out).read_bytes()
+    assert content.startswith(b"\xef\xbb\xbfpath" if safe else b"path")
+    rows = csv.reader(content.decode("utf-8-sig").splitlines(), delimiter=",\t"[suffix == "tsv"])
+    written = [row[0] for row in rows][1:]
+    escaped = [f"'{name}" for name in names[:5]] + names[5:]
+    assert written == (escaped if safe else names)
+    assert [result.path for result in read_results(tmp_path / out)] == names
+
+
+def test_options_for_csv_need_csv(predict, drawn_image):
+    done = predict(drawn_image, "--csv-safe", "-f", "jsonl")
+    assert (done.returncode, "--csv-safe is for the formats csv and tsv" in done.stderr) == (
+        2,
+        True,
+    )
+
+
+def test_a_list_that_find_ends_with_nul_characters(predict, images, tmp_path):
+    names = sorted(str(path) for path in images.glob("*.png"))
+    (tmp_path / "list").write_bytes("\0".join([*names, ""]).encode())
+    done = predict("--files-from", "list", "--null", "-f", "jsonl")
+    assert [row["path"] for row in lines(done)] == names
+    done = predict("--files-from", "list", "-f", "jsonl")
+    assert (done.returncode, done.stdout, "--null" in done.stderr) == (2, "", True)

@@ -180,3 +180,41 @@ def test_the_folder_above_the_class_folders_is_noticed(tmp_path):
     make(tmp_path / "data" / "photos", a=1, b=1)
     with pytest.raises(DatasetError, match=r"classes, give '.*photos'"):
         read_class_folders(tmp_path / "data")
+
+
+NFC, NFD = "L\xf6we", "Lo\u0308we"
+
+
+def test_classes_in_the_other_form_of_unicode_are_the_same(tmp_path):
+    train = read_class_folders(make(tmp_path / "train", **{NFC: 2, "Hund": 2}))
+    val = read_class_folders(make(tmp_path / "val", **{NFD: 1, "Hund": 1}))
+    validate_classes(train, val)
+    val = val.with_classes(train.classes)
+    assert (val.classes, sorted(val.targets)) == (("Hund", NFC), [0, 1])
+
+
+def test_class_folders_that_look_alike_cannot_be_told_apart(tmp_path):
+    both = read_class_folders(make(tmp_path / "train", **{NFC: 1, NFD: 1}))
+    with pytest.raises(DatasetError, match="2 class folders differ only in how Unicode"):
+        validate_classes(both, None)
+
+
+def test_what_class_folders_hold_besides_is_reported(tmp_path, caplog):
+    caplog.set_level("INFO")
+    make(tmp_path, **{"a": 1, "b": 1, "@eaDir": 1, "__MACOSX": 1})
+    drawn(40, 32).save(tmp_path / "beside.png")
+    for name in ("list.csv", "a/scan.dcm", ".hidden"):
+        (tmp_path / name).touch()
+    found = read_class_folders(tmp_path)
+    assert (found.classes, found.counts()) == (("a", "b"), (1, 1))
+    assert f"1 image beside the class folders of '{tmp_path}' left out" in caplog.text
+    assert (
+        f"'{tmp_path}': left out: 2 files not named as an image (1 .dcm, 1 .csv) and the system's "
+        "own folders '@eaDir', '__MACOSX'"
+    ) in caplog.text
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    (tmp_path / "photos.zip").touch()
+    with pytest.raises(DatasetError, match="is a file, not a folder; unpack it"):
+        read_class_folders(tmp_path / "photos.zip")

@@ -50,12 +50,35 @@ def test_numbers_are_names_if_a_class_name_is_a_number():
     assert match(["2", "7"], Labels(("3", "5", "7"))) == [None, 2]
 
 
-def test_unknown_classes_are_an_error_unless_skipped():
+def test_unknown_classes_are_an_error_unless_skipped(caplog):
     data = LabelledImages(("cat", "dog"), ("1", "2", "3"), (0, 1, 1))
-    with pytest.raises(DatasetError, match=r"1 of the 2 classes .*'cat'.*\n.*`skip_unknown`"):
+    with pytest.raises(DatasetError, match=r"1 class .* of 2: 'cat'.*\n.*`skip_unknown`"):
         match_images(data, Labels(("dog", "bird")))
     kept, indices = match_images(data, Labels(("bird", "dog")), skip_unknown=True)
+    assert "1 image of 1 class that the network lacks left out: 'cat'" in caplog.text
     assert (kept.paths, indices.tolist()) == (("2", "3"), [1, 1])
     assert indices.dtype == np.int64
-    with pytest.raises(DatasetError, match="2 of the 2"):
+    with pytest.raises(DatasetError, match="2 classes"):
         match_images(data, Labels(("bird",)), skip_unknown=True)
+
+
+NFC, NFD = "L\xf6we", "Lo\u0308we"
+MIXED = "\u1e69", "s\u0323\u0307", "\u1e61\u0323"  # one letter with two marks, in three forms
+
+
+def test_the_other_form_of_unicode_is_the_same_name():
+    assert match([NFC, NFD, NFD.lower()], Labels(("Hund", NFC))) == [1, 1, 1]
+    assert match([NFC], Labels((NFD, "Hund"))) == [0]
+
+
+def test_a_name_that_is_equal_comes_before_one_in_another_form():
+    assert match([NFC, NFD], Labels((NFD, NFC))) == [1, 0]
+
+
+def test_several_names_in_other_forms_are_an_error():
+    with pytest.raises(DatasetError, match="ambiguous: 2 names"):
+        match(MIXED[:1], Labels(MIXED[1:]))
+
+
+def test_spaces_around_a_name_count_if_a_class_has_them():
+    assert match([" lead", "lead", " plain"], Labels(("lead", " lead", "plain"))) == [1, 0, 2]

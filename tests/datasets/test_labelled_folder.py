@@ -39,6 +39,12 @@ def test_patterns_select_by_name_or_by_path_below_the_folder(folder):
         names(folder, include=("*.jpg",))
 
 
+def test_class_folders_without_images_are_reported(folder, caplog):
+    (folder / "mouse").mkdir()
+    assert len(names(folder)) == 6
+    assert "class folders without images: 'mouse'" in caplog.text
+
+
 def test_a_limit_spreads_evenly_over_the_classes(folder):
     assert names(folder, limit=2) == ["cat/1.png", "dog/1.png"]
     assert names(folder, limit=4) == ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]

@@ -1,6 +1,7 @@
 """The cache folder: listed whole, pruned of what is unused, and of nothing else."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -73,14 +74,29 @@ def test_checkpoints_are_listed_by_model_with_their_companions():
 
 
 def test_what_downloads_have_left_is_pruned():
-    put("checkpoints/resnest14.part")
     put("checkpoints/gluon_resnest14-9c8fe254.pth.part", b"x" * 7)
     put("checkpoints/gluon_resnest14-9c8fe254.pth.lock", b"")
-    put("checkpoints/gone.pth.sha256")
-    assert [item.bytes for item in prune_cache(dry_run=True)] == [7, 1, 1]
-    assert len(stored()) == 4
-    assert [item.kind for item in prune_cache()] == ["partial"] * 3
+    put("checkpoints/resnest50-528c19ca.pth.sha256")
+    assert [item.bytes for item in prune_cache(dry_run=True)] == [7, 1]
+    assert len(stored()) == 3
+    assert [item.kind for item in prune_cache()] == ["partial"] * 2
     assert stored() == []
+
+
+def test_files_that_are_not_ours_are_never_pruned():
+    """The cache folder may be one that the user has other files in."""
+    names = [
+        "checkpoints/mine.part", "checkpoints/mine.lock", "checkpoints/mine.pth.sha256",
+        "compiled/main.o", "compiled/.resnest-mine.part", "digests/of my thesis", "mine.txt",
+    ]  # fmt: skip
+    for name in names:
+        put(name)
+    unfinished = settings.compiled_folder() / ".resnest-0123456789abcdef.part"
+    for path in (unfinished, unfinished.with_name(unfinished.name.replace("0", "f"))):
+        put(f"compiled/{path.name}")
+    os.utime(unfinished, (0, 0))
+    assert [item.path for item in prune_cache()] == [unfinished]
+    assert stored() == sorted([*names, "compiled/.resnest-f123456789abcdef.part"])
 
 
 def test_a_download_in_progress_is_left_alone():
@@ -129,8 +145,8 @@ def test_what_belongs_to_checkpoints_that_are_gone_is_pruned(how, compiled):
 def test_an_incomplete_compilation_is_pruned(compiled):
     note = next(settings.compiled_folder().glob("*.json"))
     note.unlink()
-    put("compiled/abc.lock", b"")
-    put("compiled/def.graph.part")
+    put(f"compiled/{'a' * 32}.lock", b"")
+    put(f"compiled/{'b' * 32}.graph.part")
     assert [item.kind for item in prune_cache()].count("partial") == 3
     assert not [name for name in stored() if name.startswith("compiled")]
 

@@ -84,7 +84,7 @@ def test_a_limit_takes_images_of_all_classes(images, classifier):
 
 def test_classes_the_network_lacks_are_an_error_unless_skipped(images):
     two = Classifier(engine=FakeEngine(classes=2))
-    with pytest.raises(DatasetError, match="1 of the 3 classes in the data are unknown"):
+    with pytest.raises(DatasetError, match="the data has 1 class that the network lacks, of 3"):
         evaluate(images, two)
     assert names(evaluate(images, two, skip_unknown=True)) == "01234"
 

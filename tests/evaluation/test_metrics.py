@@ -152,3 +152,8 @@ def test_no_temperature_has_a_lower_loss(drawn_outputs, other):
         ].mean()
 
     assert loss(fit_temperature(logits, labels)) <= loss(other) + 1e-6
+
+
+def test_images_are_counted_in_whole_numbers_though_all_are_wrong():
+    found = measure(np.eye(3, dtype=np.float32), np.array([1, 2, 0]))
+    assert [repr(count.item()) for count in found.per_class.support] == ["1", "1", "1"]

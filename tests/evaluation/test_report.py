@@ -49,7 +49,7 @@ def test_a_report_is_replaced_on_demand_only(data, tmp_path):
     result = evaluate(data, "demo")
     result.write(folder)
     (folder / "mine.txt").write_text("stays")
-    with pytest.raises(OutputError, match="holds an evaluation already"):
+    with pytest.raises(OutputError, match="and 7 more already"):
         result.write(folder)
     for path in (data / "ship" / "broken.jpg", data / "horse" / "not a horse.jpg"):
         path.unlink()

@@ -182,6 +182,14 @@ def test_an_icon_is_as_large_as_what_is_in_it(inside, monkeypatch):
         decode(icon(inside), DecodeOptions(max_pixels=100_000))
 
 
+def test_an_icon_of_macos_is_as_large_as_what_is_in_it(monkeypatch):
+    inside = stored(LARGE)
+    content = b"icns" + struct.pack(">I4sI", 16 + len(inside), b"ic07", 8 + len(inside)) + inside
+    monkeypatch.setattr(Image.Image, "load", None)
+    with pytest.raises(ImageError, match="2,000 x 1,000 are more than 100,000"):
+        decode(content, DecodeOptions(max_pixels=100_000))
+
+
 def test_a_image_that_an_icon_names_often_is_looked_at_once(monkeypatch):
     opened = []
     normal = PngImagePlugin.PngImageFile.__init__

@@ -13,7 +13,8 @@ from PIL import Image
 
 from resnest_cli.errors import ImageError, ResNeStError, UsageError
 from resnest_cli.imaging.decode_options import DecodeOptions
-from resnest_cli.inputs.discover import SUFFIXES, Inputs, expand, read_list, walk_ahead
+from resnest_cli.imaging.image_formats import is_image_name
+from resnest_cli.inputs.discover import Inputs, expand, read_list, walk_ahead
 from resnest_cli.inputs.source import as_source
 from tests.conftest import drawn
 
@@ -182,11 +183,51 @@ def test_walking_ahead_gives_the_same_sources_and_their_number(tree):
 
 
 def test_an_error_of_a_list_is_raised_where_it_is_waited_for(tmp_path):
-    inputs = Inputs(("a.jpg",), files_from=str(tmp_path))  # a folder
+    path = tmp_path / "list"
+    path.write_bytes("a.jpg\n".encode("utf-16") + b"\0")  # ends within a character
+    inputs = Inputs(("b.jpg",), files_from=str(path))
     walk = walk_ahead(inputs.sources(), lambda _: pytest.fail("it has no end"))
-    assert next(walk).name == "a.jpg"
-    with pytest.raises(UsageError, match="cannot read the list"):
-        next(walk)
+    assert next(walk).name == "b.jpg"
+    with pytest.raises(UsageError, match="not utf-16"):
+        list(walk)
+
+
+@pytest.mark.parametrize(
+    ("content", "null", "words"),
+    [
+        (None, False, "must be a readable list"),
+        (b"a.jpg\0b.jpg\0", False, "use `null`"),
+        ("a.jpg\n".encode("utf-16-le"), False, "NUL characters"),
+    ],
+    ids=["a folder", "find -print0", "UTF-16 without a mark"],
+)
+def test_a_list_that_is_none_is_refused_before_anything_is_read(tmp_path, content, null, words):
+    path = tmp_path / "list"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(UsageError, match=words):
+        Inputs(("a.jpg",), files_from=str(path), null=null).sources()
+
+
+def test_null_needs_a_list_that_holds_nul_characters(tmp_path):
+    with pytest.raises(UsageError, match="`files_from`"):
+        Inputs(("a.jpg",), null=True)
+    (tmp_path / "list").write_text("a.jpg\nb.jpg\n")
+    with pytest.raises(UsageError, match="leave out `null`"):
+        list(read_list(str(tmp_path / "list"), null=True))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_lists_in_the_encodings_of_windows(tmp_path, encoding):
+    (tmp_path / "list").write_bytes("a.jpg\r\n\r\nfür.jpg\r\n".encode(encoding))
+    assert list(read_list(str(tmp_path / "list"))) == ["a.jpg", "für.jpg"]
+
+
+def test_comments_in_a_list_are_skipped_and_counted(tree, caplog):
+    Path("#1.jpg").touch()
+    Path("list").write_text("# two of them\n#1.jpg\nshots/b.jpg\n")
+    caplog.set_level("INFO")
+    assert list(read_list("list")) == ["#1.jpg", "shots/b.jpg"]
+    assert "1 comment line of the list 'list' skipped" in caplog.text
 
 
 NAMES = st.binary(min_size=1, max_size=12).filter(
@@ -207,7 +248,7 @@ def made(tree, path):
     """A tree of folders and files; what a walk in order should come upon."""
     if isinstance(tree, bytes):
         Path(path).write_bytes(tree)
-        return [path] if os.path.splitext(path)[1].lower() in SUFFIXES else []
+        return [path] if is_image_name(path) else []
     os.makedirs(path, exist_ok=True)
     below = {name: made(tree[name], os.path.join(path, os.fsdecode(name))) for name in tree}
     shown = sorted(os.fsdecode(name) for name in tree if not name.startswith(b"."))
@@ -228,13 +269,16 @@ def test_a_walk_yields_each_image_once_and_in_order(tree):
             assert [source.empty for source in found] == [True]
 
 
-@given(names=st.lists(NAMES, max_size=8), end=st.sampled_from([b"\n", b"\r\n"]))
+@given(names=st.lists(NAMES, max_size=8), end=st.sampled_from([b"\n", b"\r\n", b"\0"]))
 @settings(max_examples=60, deadline=None)
 def test_a_list_names_what_was_written_to_it(names, end):
+    names = [name for name in names if not name.startswith(b"#")]
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "list.txt")
-        Path(path).write_bytes(b"\xef\xbb\xbf" + end.join([*names, b""]))
-        assert list(read_list(path)) == [os.fsdecode(name) for name in names]
+        mark = b"" if end == b"\0" else b"\xef\xbb\xbf"
+        Path(path).write_bytes(mark + end.join([*names, b""]))
+        read = read_list(path, null=end == b"\0")
+        assert list(read) == [os.fsdecode(name) for name in names]
 
 
 def test_a_lone_text_is_one_name_and_not_its_letters():

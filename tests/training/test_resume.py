@@ -98,7 +98,7 @@ def test_kills_at_random_moments_change_nothing(trained, data, tmp_path):
     for number in range(KILLS):
         with subprocess.Popen([*command, *resume], stderr=subprocess.PIPE, text=True) as process:
             deadline = time.monotonic() + 60
-            while not (tmp_path / "out").exists() and process.poll() is None:
+            while not (tmp_path / "out/run.json").exists() and process.poll() is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
             time.sleep(random.uniform(0, 4))
@@ -111,8 +111,9 @@ def test_kills_at_random_moments_change_nothing(trained, data, tmp_path):
     assert same_weights(tmp_path / "out", trained[0])
 
 
-def test_sigterm_to_the_whole_group_stops_in_order(data, tmp_path):
-    """As `timeout`, systemd and batch systems stop programs: the workers receive it, too."""
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hup"])
+def test_a_signal_to_the_whole_group_stops_in_order(data, tmp_path, ending):
+    """As `timeout`, systemd, batch systems and terminals stop programs: workers receive it, too."""
     command = [
         *RESNEST,
         "train",
@@ -131,7 +132,7 @@ def test_sigterm_to_the_whole_group_stops_in_order(data, tmp_path):
         for line in process.stderr:
             if "epoch   1/500" in line:
                 break
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, ending)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, "Error" in errors) == (130, False), errors
     assert (tmp_path / "out" / "state.pt").exists()
@@ -202,11 +203,24 @@ def test_resume_never_starts_from_scratch_over_results(trained, data, run, tmp_p
     assert same_weights(tmp_path / "out", trained[0])
 
 
-def test_resume_warns_immediately_that_there_is_nothing_to_resume(run):
-    done = run("train", "data", "-o", "mistyped", "--resume")
-    first, second = done.stderr.splitlines()[:2]
-    assert "nothing to resume in 'mistyped'" in first
-    assert "data" in second
+@pytest.mark.parametrize("name", ["run.json", "val.csv", "best.safetensors"])
+def test_resume_stops_where_there_is_nothing_to_resume(data, run, tmp_path, name):
+    done = run("train", data, "-o", "mistyped", "--resume")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 2)
+    assert "nothing to resume in 'mistyped'\n" in done.stderr
+    assert not (tmp_path / "mistyped").exists()
+    (tmp_path / "mistyped").mkdir()
+    (tmp_path / "mistyped" / name).write_text("{}")
+    done = run("train", data, "-o", "mistyped", "--resume")
+    assert f"nothing to resume in 'mistyped': it holds '{name}'" in done.stderr
+    assert (tmp_path / "mistyped" / name).read_text() == "{}"
+
+
+def test_other_options_for_a_run_that_has_ended_are_refused(trained, data, run, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "out")
+    done = run("train", data, "-o", "out", "--resume", "--epochs", "30")
+    assert (done.returncode, "--epochs 2, not 30" in done.stderr) == (2, True), done.stderr
+    assert same_weights(tmp_path / "out", trained[0])
 
 
 def test_a_full_disk(trained, data, run, tmp_path):
@@ -217,7 +231,8 @@ def test_a_full_disk(trained, data, run, tmp_path):
         done = run("train", data, *SHORT, "-o", "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert (done.returncode, "is the disk full?" in done.stderr) == (1, True), done.stderr
+    assert done.returncode == 1
+    assert "state.pt' cannot be written: File too large" in done.stderr
     assert not list((tmp_path / "out").glob("*.part"))
     assert run("train", data, *SHORT, "-o", "out", "--resume").returncode == 0
     assert same_weights(tmp_path / "out", trained[0])

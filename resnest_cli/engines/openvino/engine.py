@@ -19,11 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnest_cli.catalog.variants import get_variant
-from resnest_cli.engines.api import LOGITS, OUTPUTS, RuntimeOptions, check_config
+from resnest_cli.engines.api import LOGITS, OUTPUTS, Accept, RuntimeOptions, check_config
 from resnest_cli.engines.graph_cache import CacheEntry, CompiledGraph
 from resnest_cli.engines.openvino.graph import read_graph, reason, unusable, with_pixels
 from resnest_cli.engines.openvino.runtime import core, ov, precision_hint, supported_precisions
-from resnest_cli.errors import CheckpointError, EngineError, UsageError
+from resnest_cli.errors import (
+    CheckpointError,
+    EngineError,
+    UsageError,
+    is_out_of_memory,
+    out_of_memory,
+)
 from resnest_cli.hardware import limited_to, processors
 from resnest_cli.progress import SUMMARY
 
@@ -93,9 +99,13 @@ class OpenVINOEngine:
 
 
 def open_openvino(
-    weights: Weights, runtime: RuntimeOptions, *, crop: int | None = None
+    weights: Weights,
+    runtime: RuntimeOptions,
+    *,
+    crop: int | None = None,
+    accept: Accept | None = None,
 ) -> OpenVINOEngine:
-    """Load a network, compiled now unless it is in the cache; `crop` is in pixels.
+    """Load a network, compiled now, if `accept` does not raise, unless it is in the cache.
 
     Raises:
         EngineError: this processor does not compute in that precision.
@@ -110,10 +120,13 @@ def open_openvino(
     models: Models = {}
 
     def make() -> CompiledGraph:
+        start = time.monotonic()
+        graph, config = (_exported if weights.is_graph else _built)(weights, crop)
+        if accept:
+            accept(config)
         once = " (once)" if runtime.use_cache else ""
         log.log(SUMMARY, "Preparing %s for this CPU%s ...", weights.label, once)
-        start = time.monotonic()
-        compiled = _prepared(weights, crop, precision, models)
+        compiled = _prepared(graph, config, weights, precision, models)
         log.log(SUMMARY, "prepared in %.1f s", time.monotonic() - start)
         return compiled
 
@@ -128,13 +141,14 @@ def open_openvino(
     return OpenVINOEngine(compiled, weights, runtime, models)
 
 
-def _prepared(weights: Weights, crop: int | None, precision: str, models: Models) -> CompiledGraph:
-    """A checkpoint's network, compiled for this processor; its models are added to `models`."""
-    graph, config = (_exported if weights.is_graph else _built)(weights, crop)
+def _prepared(
+    graph: ov.Model, config: ModelConfig, weights: Weights, precision: str, models: Models
+) -> CompiledGraph:
+    """A network, compiled for this processor; its models are added to `models`."""
     try:
         graph = with_pixels(graph, config.preprocessing)
         model = core.compile_model(graph, "CPU", _settings(precision, THROUGHPUT))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, MemoryError) as error:
         raise unusable(weights.path, error) from error
     stream = model.export_model()
     content = stream.getbuffer() if isinstance(stream, io.BytesIO) else bytearray(stream)
@@ -175,7 +189,9 @@ def _exported(weights: Weights, crop: int | None) -> tuple[ov.Model, ModelConfig
 def _loaded(graph: NDArray[np.uint8], settings: dict[str, str]) -> Any:
     try:
         return core.import_model(ov.Tensor(graph, shared_memory=True), "CPU", settings)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory("the compiled network") from error
         raise EngineError(
             f"openvino cannot load the compiled network: {reason(error)}\n"
             "remove it with 'resnest cache', or use `engine=torch`"
@@ -220,7 +236,9 @@ def _infer(
                 queue.start_async({0: pixels[index : index + 1]})
         finally:  # whatever happens, what was started writes into the arrays
             queue.wait_all()
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory("an image") from error
         raise EngineError(f"openvino cannot run the network: {reason(error)}") from error
     return arrays
 
