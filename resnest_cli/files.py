@@ -179,10 +179,10 @@ def all_or_none(folder: Path, names: Sequence[str]) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def leftovers(folder: Path, seconds: float = 3600) -> list[Path]:
-    """What killed runs were about to write in a folder, unchanged for some time."""
+def leftovers(folder: Path) -> list[Path]:
+    """What killed runs were about to write in a folder: files unchanged for an hour."""
     found = [path for path in folder.glob(".resnest-*") if _NEW_NAME.fullmatch(path.name)]
-    return [path for path in found if time.time() - path.lstat().st_mtime >= seconds]
+    return [f for f in found if f.is_file() and time.time() - f.stat().st_mtime > 3600]
 
 
 def _new_name() -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from resnest_cli.evaluation.report import FILES as REPORT
-from resnest_cli.files import leftovers
 from resnest_cli.training.run_folder import FILES as RUN
 from tests.conftest import drawn
 from tests.training.conftest import SHORT, colours
@@ -84,7 +83,7 @@ def test_files_of_other_names_stay(command, folder, run):
     for name in OTHERS:
         assert (folder / "out" / name).read_bytes() == MINE, name
     assert all((folder / name).exists() for name in COMMANDS[command][1][:1])
-    assert not leftovers(folder / "out", 0)
+    assert not list((folder / "out").glob(".resnest-*"))
 
 
 def test_a_record_that_was_left_alone_is_replaced(folder, run):

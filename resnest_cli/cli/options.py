@@ -11,7 +11,6 @@ import typer
 
 from resnest_cli.catalog.demo import DEMO
 from resnest_cli.catalog.variants import VARIANTS
-from resnest_cli.catalog.weights import default_model
 from resnest_cli.engines.api import DEVICES, MAX_BATCH_SIZE, MAX_WORKERS
 from resnest_cli.errors import UsageError
 
@@ -47,7 +46,11 @@ def option(
 
 def chosen_model(model: str | None, weights: Path | None) -> str | None:
     """The model that was named, or $RESNEST_MODEL; a file may say by itself which it holds."""
-    return model or (None if weights else default_model())
+    if model or weights:
+        return model
+    from resnest_cli.catalog.weights import default_model
+
+    return default_model()
 
 
 def colour(text: str | None) -> tuple[int, int, int] | None:

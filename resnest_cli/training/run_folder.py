@@ -100,7 +100,7 @@ class RunFolder:
         writable_folder(self.path)
         with os_errors(f"'{self}'"):
             held.enter_context(locked(self.path))
-        for path in leftovers(self.path, 0):
+        for path in leftovers(self.path):
             path.unlink()
 
     def check_spares(self, teachers: Sequence[Path]) -> None:
