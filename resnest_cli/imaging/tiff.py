@@ -181,6 +181,21 @@ class TiffKind:
             and (k.colours == _RGB or len(k.extra) <= 1)
         )
 
+    def load(self, image: Image.Image, name: str) -> None:
+        """Have Pillow decode it; `ImageError`, with libtiff's reason, if it cannot."""
+        with listening(name) as words:
+            try:
+                image.load()
+            except OSError as error:
+                reason = words[-1] if words else str(error)
+                damage = "" if "not configured" in reason else "damaged image: "
+                raise ImageError(f"{self}: {damage}{reason}") from error
+
+    def as_stored(self, image: Image.Image) -> Image.Image:
+        """An image that Pillow has turned upright while it loaded it, turned back."""
+        back = _BACK.get(self.orientation)
+        return image if back is None else image.transpose(back)
+
 
 def read_kind(file: IO[bytes]) -> TiffKind | None:
     """The kind of the first image of a TIFF; None if a file is not one."""
@@ -226,26 +241,9 @@ def _tifffile(file: IO[bytes]) -> Any:
 
 
 def kind_of(image: Image.Image) -> TiffKind | None:
-    """The kind of an image that Pillow has opened; None if it is not a TIFF."""
-    tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
+    """The kind of a TIFF that Pillow has opened; None if it does not hold the tags any more."""
+    tags = getattr(image, "tag_v2", None)
     return None if tags is None else TiffKind.of(tags, little=tags.prefix == b"II")
-
-
-def load(image: Image.Image, kind: TiffKind, name: str) -> None:
-    """Have Pillow decode it; `ImageError`, with libtiff's reason, if it cannot."""
-    with listening(name) as words:
-        try:
-            image.load()
-        except OSError as error:
-            reason = words[-1] if words else str(error)
-            damage = "" if "not configured" in reason else "damaged image: "
-            raise ImageError(f"{kind}: {damage}{reason}") from error
-
-
-def as_stored(image: Image.Image, kind: TiffKind) -> Image.Image:
-    """An image that Pillow has turned upright while it loaded it, turned back."""
-    back = _BACK.get(kind.orientation)
-    return image if back is None else image.transpose(back)
 
 
 def read(file: IO[bytes], kind: TiffKind, options: DecodeOptions, name: str) -> Image.Image:
