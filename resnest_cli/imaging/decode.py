@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resnest_cli.errors import ImageError
-from resnest_cli.imaging import jpeg2000, tiff, unreadable
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
 from resnest_cli.imaging.depth import Depth, check_range, to_8_bits
 from resnest_cli.imaging.image_formats import RARE, USUAL
@@ -25,6 +24,7 @@ from resnest_cli.text import one_line, printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from resnest_cli.imaging.tiff import TiffKind
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,8 @@ def _deep_jpeg2000(
     image: Image.Image, content: Path | bytes, options: DecodeOptions, name: str
 ) -> Image.Image:
     """A JPEG 2000 as Pillow has opened it, or decoded where Pillow would do that wrong."""
+    from resnest_cli.imaging import jpeg2000
+
     data = content if isinstance(content, bytes) else content.read_bytes()
     kind = jpeg2000.read_kind(data)
     _check_pixels((kind.width, kind.height), options.max_pixels)
@@ -155,10 +157,13 @@ def _opened(content: Path | bytes, options: DecodeOptions, name: str) -> Image.I
         return Image.open(file, formats=USUAL)
     except UnidentifiedImageError:
         Image.init()  # loads every reader, which is slow
+    from resnest_cli.imaging import tiff, unreadable
+
     with _stream(content) as start:
         kind = tiff.read_kind(start)
         if kind is not None:
             _check_pixels((kind.width, kind.height), options.max_pixels)
+            tiff.check_tiles(kind, options.max_pixels)
             deep_colour = kind.samples > 1 and kind.bits > 8  # which Pillow gives in 8 bits
             if not kind.right_in_pillow or (options.stretch and deep_colour):
                 return tiff.read(start, kind, options, name)
@@ -201,18 +206,18 @@ def to_rgb(
     """An image of any mode in mode RGB, upright, 8 bits a channel; `name` is for messages."""
     if 0 in image.size:
         raise ImageError("the image has no pixels")
-    kind = tiff.kind_of(image)
+    kind = _tiff_kind(image)
     if kind is not None and not kind.right_in_pillow:
         raise ImageError(f"{kind}: Pillow reads this kind wrong; give the file instead")
     deep = kind.bits > 8 if kind is not None else _raw_mode(image).endswith(";16B")
     if kind is None:
         image.load()
     else:
-        tiff.load(image, kind, name)
+        kind.load(image, name)
     if options.exif:
         image = _upright(image)
     elif kind is not None:
-        image = tiff.as_stored(image, kind)
+        image = kind.as_stored(image)
     if image.mode in _WIDE_MODES:
         depth = _WIDE_MODES[image.mode] if kind is None else kind.depth
         grey = to_8_bits(np.asarray(image), depth, options, name)
@@ -220,6 +225,15 @@ def to_rgb(
     if deep and not options.stretch:
         check_range(image, options, name)
     return _opaque(image, options).convert("RGB")
+
+
+def _tiff_kind(image: Image.Image) -> TiffKind | None:
+    """The kind of a TIFF that Pillow has opened; None for other images."""
+    if image.format != "TIFF":  # the module is slow to import
+        return None
+    from resnest_cli.imaging import tiff
+
+    return tiff.kind_of(image)
 
 
 def _opaque(image: Image.Image, options: DecodeOptions) -> Image.Image:

@@ -47,7 +47,7 @@ _BACK = {  # of each orientation, what turns an upright image back
     5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_90, 7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_270,
 }  # fmt: skip
-_LARGEST_TILE = 2**24  # samples, even if fewer pixels are allowed
+_LARGEST_TILE = 2**24  # bytes, even if fewer pixels are allowed
 _MOST_BYTES = 10  # for each pixel that is allowed
 
 
@@ -68,6 +68,7 @@ class TiffKind:
     predictor: int
     orientation: int
     colour_map: tuple[int, ...]
+    tile: int  # pixels; 0 if it has strips
     plain: bool  # no further tag changes what the samples mean
     opens_in_pillow: bool = True
 
@@ -107,6 +108,7 @@ class TiffKind:
             predictor=ints(317, 1)[0],
             orientation=ints(_ORIENTATION, 1)[0],
             colour_map=ints(320),
+            tile=ints(322, 0)[0] * ints(323, 0)[0],
             plain=plain,
         )
 
@@ -179,6 +181,21 @@ class TiffKind:
             and (k.colours == _RGB or len(k.extra) <= 1)
         )
 
+    def load(self, image: Image.Image, name: str) -> None:
+        """Have Pillow decode it; `ImageError`, with libtiff's reason, if it cannot."""
+        with listening(name) as words:
+            try:
+                image.load()
+            except OSError as error:
+                reason = words[-1] if words else str(error)
+                damage = "" if "not configured" in reason else "damaged image: "
+                raise ImageError(f"{self}: {damage}{reason}") from error
+
+    def as_stored(self, image: Image.Image) -> Image.Image:
+        """An image that Pillow has turned upright while it loaded it, turned back."""
+        back = _BACK.get(self.orientation)
+        return image if back is None else image.transpose(back)
+
 
 def read_kind(file: IO[bytes]) -> TiffKind | None:
     """The kind of the first image of a TIFF; None if a file is not one."""
@@ -191,6 +208,12 @@ def read_kind(file: IO[bytes]) -> TiffKind | None:
     file.seek(tags.next)
     tags.load(file)
     return TiffKind.of(tags, little=tags.prefix == b"II")
+
+
+def check_tiles(kind: TiffKind, most: int) -> None:
+    """Raise `ImageError` for tiles, which are decoded whole, larger than `most` pixels allow."""
+    if kind.tile * kind.samples * max(kind.bits, 8) // 8 > max(_MOST_BYTES * most, _LARGEST_TILE):
+        raise ImageError(f"{kind}: too large tiles (option max-pixels)")
 
 
 def _big_endian_kind(file: IO[bytes]) -> TiffKind:
@@ -218,26 +241,9 @@ def _tifffile(file: IO[bytes]) -> Any:
 
 
 def kind_of(image: Image.Image) -> TiffKind | None:
-    """The kind of an image that Pillow has opened; None if it is not a TIFF."""
-    tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
+    """The kind of a TIFF that Pillow has opened; None if it does not hold the tags any more."""
+    tags = getattr(image, "tag_v2", None)
     return None if tags is None else TiffKind.of(tags, little=tags.prefix == b"II")
-
-
-def load(image: Image.Image, kind: TiffKind, name: str) -> None:
-    """Have Pillow decode it; `ImageError`, with libtiff's reason, if it cannot."""
-    with listening(name) as words:
-        try:
-            image.load()
-        except OSError as error:
-            reason = words[-1] if words else str(error)
-            damage = "" if "not configured" in reason else "damaged image: "
-            raise ImageError(f"{kind}: {damage}{reason}") from error
-
-
-def as_stored(image: Image.Image, kind: TiffKind) -> Image.Image:
-    """An image that Pillow has turned upright while it loaded it, turned back."""
-    back = _BACK.get(kind.orientation)
-    return image if back is None else image.transpose(back)
 
 
 def read(file: IO[bytes], kind: TiffKind, options: DecodeOptions, name: str) -> Image.Image:
@@ -265,19 +271,22 @@ def read(file: IO[bytes], kind: TiffKind, options: DecodeOptions, name: str) -> 
 
 def _values(file: IO[bytes], kind: TiffKind, options: DecodeOptions) -> NDArray[Any]:
     """The samples of the first image, (height, width, samples)."""
-    size, most = kind.width * kind.height * kind.samples, options.max_pixels
-    if size * -(-kind.bits // 8) > _MOST_BYTES * most:
-        raise ImageError(f"{kind}: too large for {most:,} pixels (option max-pixels)")
+    bytes_each = kind.samples * -(-kind.bits // 8)
+    if kind.width * kind.height * bytes_each > _MOST_BYTES * options.max_pixels:
+        raise ImageError(f"{kind}: too large for {options.max_pixels:,} pixels (option max-pixels)")
     with _tifffile(file) as opened:
         page = opened.pages[0]
         shape = (kind.height, kind.width, kind.samples)
         # what was checked is what is decoded, whatever a file that says two things does
         read = (page.imagelength, page.imagewidth, page.samplesperpixel)
-        tile = page.tilewidth * page.tilelength * page.tiledepth
-        if read != shape or page.bitspersample != kind.bits or page.imagedepth != 1:
+        tile = page.tilewidth * page.tilelength * page.tiledepth if page.is_tiled else 0
+        if (
+            read != shape
+            or tile != kind.tile
+            or page.bitspersample != kind.bits
+            or page.imagedepth != 1
+        ):
             raise ImageError(f"{kind}: damaged, or of a kind that cannot be read")
-        if tile > max(most, _LARGEST_TILE):
-            raise ImageError(f"{kind}: too large tiles (option max-pixels)")
         values: NDArray[Any] = page.asarray(squeeze=False, maxworkers=1)
     # (planes, 1, height, width, samples of each plane)
     return np.moveaxis(values[:, 0, :, :, 0], 0, -1) if kind.planar else values[0, 0]

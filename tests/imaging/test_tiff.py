@@ -1,6 +1,7 @@
 """TIFF of every kind: right, or an error that says what kind it is; never wrong pixels."""
 
 import io
+import itertools
 import json
 import random
 import re
@@ -210,14 +211,15 @@ def floats(**options):
 
 def test_nothing_is_decoded_that_is_too_large():
     content = floats(compression="zlib", tile=(16, 16))
+    known = written(RGB8, photometric="rgb", compression="lzw", tile=(16, 16))  # to Pillow
     pixels = WIDTH * HEIGHT
     assert decode(content, DecodeOptions(max_pixels=2 * pixels)).size == (WIDTH, HEIGHT)
     for most, words in ((pixels - 1, "64 x 48 are more than"), (pixels, "too large for")):
         with pytest.raises(ImageError, match=words):
             decode(content, DecodeOptions(max_pixels=most))
-    for tag in (322, 323):
-        at = re.search(struct.pack("<H", tag) + b"[\3\4]\0\1\0\0\0", content).start()
-        bomb = content[:at] + struct.pack("<HHII", tag, 4, 1, 2**30) + content[at + 12 :]
+    for tag, tiled in itertools.product((322, 323), (content, known)):
+        at = re.search(struct.pack("<H", tag) + b"[\3\4]\0\1\0\0\0", tiled).start()
+        bomb = tiled[:at] + struct.pack("<HHII", tag, 4, 1, 2**30) + tiled[at + 12 :]
         with pytest.raises(ImageError, match="tiles"):
             decode(bomb)
 
