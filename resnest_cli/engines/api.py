@@ -31,6 +31,11 @@ FEATURES = "features"  # (N, channels), pooled: the last layer's input
 MAPS = "maps"  # (N, channels, crop / 32, crop / 32): the last stage's feature maps
 OUTPUTS = (LOGITS, FEATURES, MAPS)
 
+GPU_AFTER_FORK = (
+    "this process was forked from one that has used the GPU, which only that one can use\n"
+    "start processes with 'spawn', or make the classifier in each before their parent uses the GPU"
+)
+
 
 @dataclass(frozen=True)
 class ModelSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resnest_cli.engines.api import LOGITS, Engine
+from resnest_cli.errors import EngineError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,17 +54,27 @@ class Batcher:
         self._running = 0
         self._closed = False
         self._changed = Condition()
+        self._process = os.getpid()
         for number in range(engine.max_in_flight):
             Thread(target=self._work, name=f"batch-{number}", daemon=True).start()
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[Outputs]:
         """An image (crop, crop, 3), 0 to 255; its outputs in the future, without the batch axis."""
+        self.check_process()
         future: Future[Outputs] = Future()
         with self._changed:
             self._waiting.append((pixels, future))
             self._flushed = 0  # there was more to come
             self._changed.notify()
         return future
+
+    def check_process(self) -> None:
+        """Raise `EngineError` in a process forked since, where the threads do not exist."""
+        if os.getpid() != self._process:
+            raise EngineError(
+                "images of a stream cannot be computed in another process, which was forked since\n"
+                "call `Classifier.stream` in the process that uses its results"
+            )
 
     def flush(self) -> None:
         """Compute what is waiting once the engine is free, though the batch is incomplete."""
@@ -72,6 +84,8 @@ class Batcher:
 
     def close(self) -> None:
         """Cancel what is waiting; batches in progress are completed."""
+        if os.getpid() != self._process:
+            return
         with self._changed:
             self._closed = True
             for _, future in self._waiting:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,7 @@ class Classifier:
         progress: Progress,
         engine: Engine | None = None,
     ) -> None:
+        self._made_of = spec, runtime, decode, top_k, threshold, engine
         if not 0 <= threshold <= 1:
             raise UsageError(f"`threshold` must be 0 to 1, not {threshold}")
         if top_k is not None and top_k < 1:
@@ -143,6 +145,16 @@ class Classifier:
         self.decode = replace(decode, draft_size=draft_size)
         self.batch_size = runtime.batch_size or self.engine.batch_size
         self.workers = runtime.workers or min(processors(), _MOST_WORKERS)
+
+    def __reduce__(self) -> tuple[Callable[..., Classifier], tuple[object, ...]]:
+        """Pickle the specs: the network is loaded again where the classifier is unpickled."""
+        *specs, top_k, threshold, engine = self._made_of
+        if engine is not None:
+            raise UsageError(
+                "a classifier with an engine of its own cannot be pickled\n"
+                "make it in the process that uses it"
+            )
+        return partial(Classifier.from_specs, top_k=top_k, threshold=threshold), tuple(specs)
 
     def __call__(self, image: ImageLike | Source) -> Result:
         """The result of one image: a path, URL, bytes, PIL image or HxWx3 uint8 array.
@@ -192,6 +204,7 @@ class Classifier:
         pending: deque[Pending] = deque()
         try:
             while True:
+                batcher.check_process()
                 for source in islice(sources, ahead - len(pending)):
                     load = pool.submit(lambda s: batcher.submit(self._load(s)), source)
                     pending.append((source, load))

@@ -8,6 +8,7 @@ processor, and is chosen when a network is prepared.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import time
@@ -24,7 +25,7 @@ from resnest_cli.engines.graph_cache import CacheEntry, CompiledGraph
 from resnest_cli.engines.openvino.graph import read_graph, reason, unusable, with_pixels
 from resnest_cli.engines.openvino.runtime import ov, precision_hint, supported_precisions
 from resnest_cli.errors import CheckpointError, EngineError, UsageError
-from resnest_cli.hardware import limited_to, processors
+from resnest_cli.hardware import after_fork, limited_to, processors
 from resnest_cli.progress import SUMMARY
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class OpenVINOEngine:
         kept = (THROUGHPUT,) if runtime.hint == "throughput" else (LATENCY, THROUGHPUT)
         self._models = {name: model for name, model in models.items() if name in kept}
         self._lock = Lock()
+        after_fork(self, OpenVINOEngine._forget_models)
         if runtime.hint == "latency":
             Thread(target=self._load_ahead, name="load", daemon=True).start()
 
@@ -74,6 +76,14 @@ class OpenVINOEngine:
                 logits only.
         """
         return _infer(self._model(len(pixels)), pixels, outputs)
+
+    def _forget_models(self) -> None:
+        """Load them again when they are needed: their threads do not exist here.
+
+        They are never freed, as this would wait for those threads.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._models))
+        self._models, self._lock = {}, Lock()
 
     def _load_ahead(self) -> None:
         """Load what computes a lone image while the first one is read."""
