@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
+from numbers import Integral, Real
 
 
 class ResNeStError(Exception):
@@ -50,6 +52,19 @@ class BrokenPipe(OutputError):
     """The reader of the results has closed the pipe, as `head` does: not a failure."""
 
     exit_code = 0
+
+
+def check_number(
+    name: str, value: object, low: float, high: float = math.inf, *, unit: str = "",
+    whole: bool = True,
+) -> None:  # fmt: skip
+    """Raise `UsageError` unless an option's value is a number from `low` to `high`."""
+    number = isinstance(value, Integral if whole else Real)
+    if number and low <= value <= high:  # type: ignore[operator]
+        return
+    kind = "" if number else "a whole number, " if whole else "a number, "
+    span = f"{low} or more" if high == math.inf else f"{low} to {high}"
+    raise UsageError(f"`{name}` must be {kind}{span}{unit}, not {value!r}")
 
 
 def require_extra(extra: str, *packages: str) -> None:

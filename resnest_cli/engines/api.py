@@ -5,12 +5,13 @@ No engine is imported here. `engines.select` is the one place that chooses and o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from resnest_cli.errors import EngineError, UsageError
+from resnest_cli.errors import EngineError, UsageError, check_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +52,13 @@ class ModelSpec:
     resize: int | None = None  # pixels, up to 4096; None: in the same ratio to the crop
     offline: bool = False  # never download
 
+    def __post_init__(self) -> None:
+        """Take paths as text, and a model's path as one."""
+        object.__setattr__(self, "model", os.fspath(self.model) if self.model else None)
+        for name in ("weights", "labels"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(value))
+
 
 @dataclass(frozen=True)
 class RuntimeOptions:
@@ -68,14 +76,14 @@ class RuntimeOptions:
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for values that no machine allows."""
+        object.__setattr__(self, "device", str(self.device))  # a torch.device, too
         for name, known in (("engine", ENGINES), ("precision", PRECISIONS), ("hint", HINTS)):
             if (value := getattr(self, name)) not in known:
                 names = ", ".join(filter(None, known))
-                raise UsageError(f"`{name}` must be one of {names}, not '{value}'")
+                raise UsageError(f"`{name}` must be one of {names}, not {value!r}")
         for name, most in (("batch_size", MAX_BATCH_SIZE), ("workers", MAX_WORKERS)):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= most:
-                raise UsageError(f"`{name}` must be 1 to {most}, not {value}")
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, 1, most)
 
 
 class Engine(Protocol):
