@@ -44,7 +44,11 @@ def check_kind(path: Path) -> bytes:
         raise _foreign(path, "a web page (to log in?)", "download the file itself")
     if not text.startswith(b"<?xml") and head[:64].isascii() and min(head[:64]) >= ord("\t"):
         begins = printable(head[:30].decode("ascii").strip())
-        raise _foreign(path, f"a text, which begins '{begins}'", "was the download complete?")
+        raise _foreign(
+            path,
+            f"a text, which begins '{begins}'",
+            "use the checkpoint itself; was its download complete?",
+        )
     return head
 
 

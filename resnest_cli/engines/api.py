@@ -112,8 +112,10 @@ class Engine(Protocol):
 
 def check_config(config: ModelConfig) -> None:
     """Raise `EngineError` unless a network takes RGB images and gives classes."""
-    if config.in_channels != 3 or not config.num_classes:
+    if config.in_channels != 3:
+        raise EngineError(f"{config.name} takes {config.in_channels} channels, not RGB images")
+    if not config.num_classes:
         raise EngineError(
-            f"{config.name} takes {config.in_channels} channels and gives {config.num_classes} "
-            "classes; classifying images needs 3 channels and at least one class"
+            f"{config.name} has no last layer, or another one than a ResNeSt's: it gives no classes"
+            "\ntrain a last layer for it with 'resnest train'"
         )

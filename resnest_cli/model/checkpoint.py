@@ -37,25 +37,39 @@ from resnest_cli.version import __version__
 
 log = logging.getLogger(__name__)
 
-# data that scripts save beside the weights, as pickles name it; it is passed over
-_DATA = (
-    "argparse.Namespace", "types.SimpleNamespace", "datetime.datetime", "datetime.timedelta",
-    *(f"pathlib{where}.{kind}Path" for where in ("", "._local")
-      for kind in ("Posix", "Windows", "PurePosix", "PureWindows")),
-    "numpy.dtype", "numpy.ndarray",
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core")
-      for name in ("scalar", "_reconstruct")),
-)  # fmt: skip
-
 
 class _PassedOver:
-    """Stands for an object of `_DATA`: takes what would make one, and keeps nothing of it."""
+    """Stands for a value beside the weights: takes what would make one, and keeps nothing of it."""
 
     def __new__(cls, *args: Any) -> _PassedOver:
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
         pass
+
+
+def _empty_dict(*args: Any) -> dict[Any, Any]:
+    return {}
+
+
+def _empty_list(*args: Any) -> list[Any]:
+    return []
+
+
+# plain data that scripts save beside the weights, as pickles name it, and what is made instead
+_DATA = (
+    (_empty_dict, "collections.defaultdict"),
+    (_empty_list, "collections.deque"),
+    *((_PassedOver, f"builtins.{name}") for name in ("dict", "float", "int", "list", "range")),
+    *((_PassedOver, f"datetime.{name}") for name in ("date", "datetime", "timedelta")),
+    *((_PassedOver, f"pathlib{where}.{kind}Path") for where in ("", "._local")
+      for kind in ("Posix", "Windows", "PurePosix", "PureWindows")),
+    *((_PassedOver, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
+      for name in ("scalar", "_reconstruct")),
+    *((_PassedOver, name) for name in (
+        "numpy.dtype", "numpy.ndarray", "argparse.Namespace", "types.SimpleNamespace"
+    )),
+)  # fmt: skip
 
 
 class Checkpoint(NamedTuple):
@@ -246,8 +260,7 @@ def _read_torch(path: Path, head: bytes) -> Any:
     if zipped:
         check_archive(path)
     try:
-        passed_over: list[Any] = [(_PassedOver, name) for name in _DATA]
-        with warnings.catch_warnings(), torch.serialization.safe_globals(passed_over):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([*_DATA]):
             warnings.simplefilter("ignore")  # torch's advice about old storages is not for users
             # the zip format can be mapped; the legacy one is read
             values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from PIL import Image
 
 import resnest_cli
 from resnest_cli import Classifier, DecodeOptions, ModelSpec, RuntimeOptions, load_model
+from resnest_cli.catalog.weights import resolve
 from resnest_cli.errors import EngineError, ImageError, UsageError
+from resnest_cli.model.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import FakeEngine, drawn
 from tests.servers import content, serving
 
@@ -144,6 +147,16 @@ def test_grey_arrays(classifier):
 def test_options_of_other_types_are_refused(options, words):
     with pytest.raises(UsageError, match=words):
         Classifier("demo", **options)
+
+
+def test_a_network_without_a_last_layer_gives_no_classes(tmp_path):
+    checkpoint = load_checkpoint(resolve("demo"))
+    config = replace(checkpoint.config, num_classes=0, labels=None)
+    state = {k: v for k, v in checkpoint.state.items() if not k.startswith("fc.")}
+    network = checkpoint._replace(state=state, config=config).network()
+    save_checkpoint(tmp_path / "x.safetensors", network, config)
+    with pytest.raises(EngineError, match="gives no classes\ntrain a last layer"):
+        Classifier(weights=tmp_path / "x.safetensors")
 
 
 def test_numpys_numbers_and_torchs_devices_are_taken():

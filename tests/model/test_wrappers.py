@@ -4,7 +4,7 @@ import argparse
 import datetime
 import pathlib
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 
 import numpy as np
 import pytest
@@ -201,6 +201,9 @@ def test_data_beside_the_weights(legacy, state, tmp_path, caplog):
         "args": argparse.Namespace(lr=0.1, output=pathlib.PurePosixPath("a/b")),
         "output": pathlib.Path("a"),
         "when": datetime.datetime(2026, 1, 1),
+        "history": defaultdict(list, loss=[0.5, np.float32(0.1)]),
+        "last": deque([1, 2], maxlen=9),
+        "counts": Counter("aab"),
         "random": np.random.RandomState(0).get_state(),
     }
     path = tmp_path / "x.pth"
