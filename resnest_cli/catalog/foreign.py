@@ -59,7 +59,7 @@ def check_members(path: Path, names: Iterable[str]) -> None:
         raise _foreign(
             path,
             "a TorchScript program, which is never run; take its weights out of it",
-            f"torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pth')",
+            f"in Python: torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pth')",
         )
     if "archive_format" in last or "serialized_exported_program.json" in last:
         remedy = "use the checkpoint that it was exported from"

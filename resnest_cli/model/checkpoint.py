@@ -267,7 +267,9 @@ def _read_torch(path: Path, head: bytes) -> Any:
     except pickle.UnpicklingError as error:
         if blocked := re.search(r"GLOBAL (\S+)", str(error)):
             raise explain_objects(path, blocked[1]) from error
-        raise CheckpointError(f"'{path}' is damaged or not a checkpoint") from error
+        other = "Unsupported operand" in str(error)  # or of a damaged file
+        hint = ", or saved with a pickle_protocol above 2: save it without" if other else ""
+        raise CheckpointError(f"'{path}' is damaged or not a checkpoint{hint}") from error
     except OSError:
         raise
     except Exception as error:  # damaged files raise anything at all in torch's readers

@@ -90,7 +90,7 @@ def test_a_torchscript_program_can_be_converted_as_the_message_says(tmp_path, mo
     torch.jit.save(torch.jit.script(small()), "x.pt")
     with pytest.raises(CheckpointError, match="a TorchScript program, which is never run") as error:
         load_checkpoint(resolve(weights="x.pt"))
-    exec(str(error.value).splitlines()[1], {"torch": torch})
+    exec(str(error.value).partition("in Python: ")[2], {"torch": torch})
     assert torch.load("weights.pth", weights_only=True).keys() == small().state_dict().keys()
 
 
@@ -122,6 +122,12 @@ def test_objects_are_named(legacy, tmp_path):
     words = r"Python objects \(.*StateDict\), .*\nif you trust it, .*torch\.save\(model\.state_dict"
     with pytest.raises(CheckpointError, match=words):
         load_checkpoint(resolve(weights=path))
+
+
+def test_a_pickle_protocol_that_torch_does_not_read_safely(tmp_path):
+    torch.save(small().state_dict(), tmp_path / "x.pth", pickle_protocol=4)
+    with pytest.raises(CheckpointError, match="saved with a pickle_protocol above 2"):
+        load_checkpoint(resolve(weights=tmp_path / "x.pth"))
 
 
 def test_a_graph_or_its_weights_may_be_a_pointer_too(tmp_path):
