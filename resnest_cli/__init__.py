@@ -1,6 +1,6 @@
 """Image classification with ResNeSt (Split-Attention Networks, arXiv 2004.08955).
 
-    Classifier       classifies images: a path, URL, bytes, PIL image or array
+    Classifier       classifies images: paths, URLs, bytes, files, PIL images or arrays
     Result           one image's predictions, or the reason why there are none
     Prediction       one class and its probability
     PredictionJob    any inputs to rows in a file, resumable

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from importlib.util import find_spec
+from numbers import Integral, Real
 
 
 class ResNeStError(Exception):
@@ -66,6 +68,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory(what: str) -> ResNeStError:
     """The error where that is so; `what` is what there is not enough memory for."""
     return EngineError(f"not enough memory for {what}; other programs may be using it")
+
+
+def check_number(
+    name: str, value: object, low: float, high: float = math.inf, *, unit: str = "",
+    whole: bool = True,
+) -> None:  # fmt: skip
+    """Raise `UsageError` unless an option's value is a number from `low` to `high`."""
+    number = isinstance(value, Integral if whole else Real)
+    if number and low <= value <= high:  # type: ignore[operator]
+        return
+    kind = "" if number else "a whole number, " if whole else "a number, "
+    span = f"{low} or more" if high == math.inf else f"{low} to {high}"
+    raise UsageError(f"`{name}` must be {kind}{span}{unit}, not {value!r}")
 
 
 def require_extra(extra: str, *packages: str) -> None:

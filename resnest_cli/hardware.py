@@ -7,11 +7,16 @@ import math
 import os
 import platform
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 _CGROUP = Path("/sys/fs/cgroup")  # where a container sees its own limits
 _LIMITS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))  # versions 2 and 1
 _CPUINFO = Path("/proc/cpuinfo")
+_PROCESS = os.getpid()  # that imported this
+Owner = TypeVar("Owner")
 
 
 def processors() -> int:
@@ -46,6 +51,24 @@ def is_secondary_process() -> bool:
 def is_main_process() -> bool:
     """Whether this process is the first of those that `torchrun` started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def is_forked() -> bool:
+    """Whether this process may be a copy of one that has computed already."""
+    workers = sys.modules.get("multiprocessing")
+    return os.getpid() != _PROCESS or bool(workers and workers.parent_process())
+
+
+def after_fork(owner: Owner, restart: Callable[[Owner], None]) -> None:
+    """Call `restart(owner)` in each process that is forked from this one while `owner` exists.
+
+    Of its threads none exist there, and its locks may be held by them.
+    """
+    known = weakref.ref(owner)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            after_in_child=lambda: restart(found) if (found := known()) is not None else None
+        )
 
 
 def has_gpu() -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from resnest_cli import hashing, settings
 from resnest_cli.catalog import demo
+from resnest_cli.catalog.foreign import check_kind
 from resnest_cli.catalog.variants import BY_NAME, Variant, get_variant, list_models
 from resnest_cli.errors import CheckpointError, DownloadError, UsageError
 from resnest_cli.files import check_regular
@@ -198,11 +199,18 @@ def _existing(path: Path) -> Path:
         raise CheckpointError(f"'{path}' is a folder, not a model\n{hint}")
     if not path.is_file():
         reason = "not a regular file" if path.exists() else "No such file or directory"
+        reason = "a folder; name the checkpoint in it" if path.is_dir() else reason
         raise CheckpointError(f"cannot read '{path}': {reason}")
-    if path.suffix == ".xml" and not path.with_suffix(".bin").is_file():
+    graph_weights = path.with_suffix(".bin") if path.suffix == ".xml" else path
+    if not graph_weights.is_file():
         raise CheckpointError(
-            f"the weights of '{path}' are missing: put '{path.stem}.bin' beside it"
+            f"the weights of '{path}' are missing: put '{graph_weights.name}' beside it"
         )
+    try:
+        for file in {path, graph_weights}:
+            check_kind(file)
+    except OSError as error:
+        raise CheckpointError(f"cannot read '{path}': {error.strerror or error}") from error
     return path
 
 

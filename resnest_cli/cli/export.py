@@ -48,6 +48,7 @@ def export(
     ] = None,
     model: options.Model = None,
     weights: options.Weights = None,
+    labels: options.LabelsFile = None,
     store: Annotated[
         Literal["fp32", "fp16"],
         option("--store", None, "Type of the weights in a .safetensors file; fp16 halves it."),
@@ -85,8 +86,8 @@ def export(
     from resnest_cli.export.formats import export_model
 
     made = export_model(
-        name, output, weights=weights, format=fmt, store=store, preprocess=preprocess, crop=crop,
-        resize=resize, overwrite=overwrite, offline=offline,
+        name, output, weights=weights, labels=labels, format=fmt, store=store,
+        preprocess=preprocess, crop=crop, resize=resize, overwrite=overwrite, offline=offline,
         progress=chosen_progress(name or "resnest50", quiet=quiet),
     )  # fmt: skip
     log.log(

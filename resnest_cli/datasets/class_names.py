@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli.catalog.labels import Labels
+from resnest_cli.catalog.labels import Labels, numbered
 from resnest_cli.datasets.class_folders import LabelledImages
 from resnest_cli.errors import DatasetError
 from resnest_cli.text import Names, counted, listed, nfc
@@ -64,11 +64,12 @@ def match_images(
     unknown = [images.classes[target] for target in used if indices[target] is None]
     if (unknown and not skip_unknown) or not known:
         skip = ", or leave them out with `skip_unknown`" if known else ""
+        hint = f"the network's class names, such as {listed(class_names.names, 3)}, WordNet ids"
+        if class_names == numbered(len(class_names)):
+            hint = "`labels=FILE` for class names, which the checkpoint does not have,"
         raise DatasetError(
             f"the data has {counted(len(unknown), 'class')} that the network lacks, of "
-            f"{len(used):,}: {listed(unknown)}\n"
-            f"use the network's class names, such as {listed(class_names.names, 3)}, WordNet ids "
-            f"or indices{skip}"
+            f"{len(used):,}: {listed(unknown)}\nuse {hint} or indices{skip}"
         )
     if unknown:
         log.warning(

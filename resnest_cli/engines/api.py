@@ -5,12 +5,13 @@ No engine is imported here. `engines.select` is the one place that chooses and o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from resnest_cli.errors import EngineError, UsageError
+from resnest_cli.errors import EngineError, UsageError, check_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,11 @@ FEATURES = "features"  # (N, channels), pooled: the last layer's input
 MAPS = "maps"  # (N, channels, crop / 32, crop / 32): the last stage's feature maps
 OUTPUTS = (LOGITS, FEATURES, MAPS)
 
+GPU_AFTER_FORK = (
+    "this process was forked from one that has used the GPU, which only that one can use\n"
+    "start processes with 'spawn', or make the classifier in each before their parent uses the GPU"
+)
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -48,6 +54,13 @@ class ModelSpec:
     crop: int | None = None  # pixels, 32 to 2048; None: the network's
     resize: int | None = None  # pixels, up to 4096; None: in the same ratio to the crop
     offline: bool = False  # never download
+
+    def __post_init__(self) -> None:
+        """Take paths as text, and a model's path as one."""
+        object.__setattr__(self, "model", os.fspath(self.model) if self.model else None)
+        for name in ("weights", "labels"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(value))
 
 
 @dataclass(frozen=True)
@@ -66,14 +79,14 @@ class RuntimeOptions:
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for values that no machine allows."""
+        object.__setattr__(self, "device", str(self.device))  # a torch.device, too
         for name, known in (("engine", ENGINES), ("precision", PRECISIONS), ("hint", HINTS)):
             if (value := getattr(self, name)) not in known:
                 names = ", ".join(filter(None, known))
-                raise UsageError(f"`{name}` must be one of {names}, not '{value}'")
+                raise UsageError(f"`{name}` must be one of {names}, not {value!r}")
         for name, most in (("batch_size", MAX_BATCH_SIZE), ("workers", MAX_WORKERS)):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= most:
-                raise UsageError(f"`{name}` must be 1 to {most}, not {value}")
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, 1, most)
 
 
 class Engine(Protocol):
@@ -102,8 +115,10 @@ class Engine(Protocol):
 
 def check_config(config: ModelConfig) -> None:
     """Raise `EngineError` unless a network takes RGB images and gives classes."""
-    if config.in_channels != 3 or not config.num_classes:
+    if config.in_channels != 3:
+        raise EngineError(f"{config.name} takes {config.in_channels} channels, not RGB images")
+    if not config.num_classes:
         raise EngineError(
-            f"{config.name} takes {config.in_channels} channels and gives {config.num_classes} "
-            "classes; classifying images needs 3 channels and at least one class"
+            f"{config.name} has no last layer, or another one than a ResNeSt's: it gives no classes"
+            "\ntrain a last layer for it with 'resnest train'"
         )

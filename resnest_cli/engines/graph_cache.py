@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT = 7  # of an entry and of the graph in it: increased whenever either is made differently
+FORMAT = 8  # of an entry and of the graph in it: increased whenever either is made differently
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,17 @@ number of images, nor from what is in a cache. So an image has one answer.
 from __future__ import annotations
 
 import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
 from resnest_cli import settings
 from resnest_cli.catalog.weights import Weights, resolve
-from resnest_cli.engines.api import ENGINES, Accept, Engine, RuntimeOptions
+from resnest_cli.engines.api import ENGINES, GPU_AFTER_FORK, Accept, Engine, RuntimeOptions
 from resnest_cli.errors import EngineError, ResNeStError, UsageError
-from resnest_cli.hardware import has_gpu
+from resnest_cli.hardware import has_gpu, is_forked
 from resnest_cli.progress import SILENT, Progress
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,20 @@ def open_engine(
         EngineError: the engine or the device is not available here.
         CheckpointError: the weights are damaged or of another network.
     """
+    if not is_forked():
+        return _opened(weights, runtime, crop, accept)
+    torch: Any = sys.modules.get("torch")
+    on_gpu = torch and runtime.device != "cpu" and torch.cuda.device_count()
+    if on_gpu and torch.cuda._is_in_bad_fork():
+        raise EngineError(GPU_AFTER_FORK)
+    # OpenMP waits for threads that do not exist here, in a thread that had some before the fork
+    with ThreadPoolExecutor(1, thread_name_prefix="open") as fresh:
+        return fresh.submit(_opened, weights, runtime, crop, accept).result()
+
+
+def _opened(
+    weights: Weights, runtime: RuntimeOptions, crop: int | None, accept: Accept | None
+) -> Engine:
     runtime = replace(runtime, engine=resolve_engine(runtime, graph=weights.is_graph))
     if runtime.engine == "openvino":
         from resnest_cli.engines.openvino.engine import open_openvino

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from resnest_cli.catalog.weights import Weights
 from resnest_cli.engines.api import (
     DEVICES,
     FEATURES,
+    GPU_AFTER_FORK,
     LOGITS,
     MAPS,
     Engine,
@@ -26,7 +28,7 @@ from resnest_cli.engines.api import (
     check_config,
 )
 from resnest_cli.errors import EngineError, UsageError
-from resnest_cli.hardware import processors
+from resnest_cli.hardware import after_fork, processors
 from resnest_cli.model.checkpoint import Checkpoint, load_checkpoint
 from resnest_cli.model.precision import DTYPES, cast_except_attention, disable_tf32
 from resnest_cli.model.resnest import ResNeSt
@@ -85,6 +87,7 @@ class TorchEngine:
         self._gpu = None if self._cpu else ThreadPoolExecutor(1, thread_name_prefix="torch")
         # on a GPU the next batch is ready when one is done
         self.max_in_flight = self._cpu.count if self._cpu else 2
+        after_fork(self, TorchEngine._forget_threads)
 
     def run(self, pixels: Pixels, outputs: Sequence[str] = (LOGITS,)) -> Arrays:
         """Images (N, crop, crop, 3), 0 to 255, to the named outputs, each with N first.
@@ -125,10 +128,16 @@ class TorchEngine:
                 return None
             raise _too_little_memory(self.device, f"one image of {self.config.name}") from error
 
+    def _forget_threads(self) -> None:
+        self._gpu = None
+        if self._cpu:
+            self._cpu = self._cpu.another()
+
     def _run(self, pixels: Pixels, outputs: Sequence[str]) -> Arrays:
         if self._cpu:
             return self._cpu.run(lambda part: self._infer(part, outputs), pixels)
-        assert self._gpu
+        if self._gpu is None:
+            raise EngineError(GPU_AFTER_FORK)
         with disable_tf32():
             return self._gpu.submit(self._infer, pixels, outputs).result()
 
@@ -172,18 +181,29 @@ class _CpuThreads:
     """
 
     def __init__(self, *, parallel: bool) -> None:
-        count = min(torch.get_num_threads(), processors())  # torch ignores a container's quota
-        self._whole = _thread(count)
-        halves = 2 if parallel and count % 2 == 0 else 0
-        self._halves = [_thread(count) for _ in range(halves)]
-        self.count = 2 if self._halves else 1  # a half that is done starts with the next batch
+        self._parallel = parallel
+        # torch ignores a container's quota
+        self._processors = min(torch.get_num_threads(), processors())
+        # a half that is done starts with the next batch
+        self.count = 2 if parallel and self._processors % 2 == 0 else 1
+        self._lock = Lock()
+        self._threads: list[ThreadPoolExecutor] = []  # for whole batches, and for halves
+
+    def another(self) -> _CpuThreads:
+        """The same, with threads of its own, which are started when they are needed."""
+        return _CpuThreads(parallel=self._parallel)
 
     def run(self, infer: Callable[[Pixels], Arrays], pixels: Pixels) -> Arrays:
         """The outputs of `infer` for a batch."""
-        if not self._halves or len(pixels) == 1:
-            return self._whole.submit(infer, pixels).result()
-        parts = split_padded(pixels, len(self._halves))
-        futures = [half.submit(infer, part) for half, part in zip(self._halves, parts, strict=True)]
+        with self._lock:
+            if not self._threads:
+                count = 3 if self.count == 2 else 1
+                self._threads = [_thread(self._processors) for _ in range(count)]
+        whole, *halves = self._threads
+        if not halves or len(pixels) == 1:
+            return whole.submit(infer, pixels).result()
+        parts = split_padded(pixels, len(halves))
+        futures = [half.submit(infer, part) for half, part in zip(halves, parts, strict=True)]
         return _joined([future.result() for future in futures], len(pixels))
 
 
@@ -210,12 +230,16 @@ class MultiDeviceEngine:
 
     def __init__(self, engines: Sequence[TorchEngine]) -> None:
         self._engines = engines
-        self._threads = ThreadPoolExecutor(len(engines), thread_name_prefix="device")
+        self._start_threads()
+        after_fork(self, MultiDeviceEngine._start_threads)
         self.device = ",".join(engine.device for engine in engines)
         self.precision = engines[0].precision
         self.config = engines[0].config
         self.weights = engines[0].weights
         self.batch_size = sum(engine.batch_size for engine in engines)
+
+    def _start_threads(self) -> None:
+        self._threads = ThreadPoolExecutor(len(self._engines), thread_name_prefix="device")
 
     def run(self, pixels: Pixels, outputs: Sequence[str] = (LOGITS,)) -> Arrays:
         """Images (N, crop, crop, 3), 0 to 255, to the named outputs, each with N first."""

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from resnest_cli.catalog.config import METADATA_KEY, ModelConfig
 from resnest_cli.catalog.demo import example
+from resnest_cli.catalog.labels import read_labels
 from resnest_cli.catalog.weights import Weights, resolve
 from resnest_cli.errors import OutputError, ResNeStError, UsageError, WriteError, require_extra
 from resnest_cli.files import all_or_none, check_new, os_errors
@@ -34,6 +35,7 @@ from resnest_cli.version import __version__
 
 _PIXELS, _LOGITS, _BATCH = "pixels", "logits", "batch"
 _CONFIG_FILE = f"{METADATA_KEY}.json"  # among the extra files in a .pt2
+_OPSET, _IR = 18, 8  # of ONNX, and the version of its files that came with that opset, in 2022
 TOLERANCE = 1e-4  # of logits, relative to the greatest one if that is above 1
 
 Run = Callable[[Tensor], NDArray[np.float32]]  # images (N, C, H, W) to logits (N, classes)
@@ -64,6 +66,7 @@ def export_model(
     output: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
     format: str | None = None,  # noqa: A002  # the name of the option
     store: str = "fp32",
     preprocess: str = "default",
@@ -80,6 +83,7 @@ def export_model(
             describes itself as.
         output: the file; an OpenVINO .xml gets a .bin beside it.
         weights: a local checkpoint instead of the published one.
+        labels: class names, one a line, stored instead of the checkpoint's.
         format: `onnx`, `openvino`, `torch` or `safetensors`; default: by the suffix of `output`,
             which is added if there is none.
         store: `fp16` halves a .safetensors file: weights, but not biases and statistics, are
@@ -95,10 +99,12 @@ def export_model(
         UsageError: an option is wrong, or `output` is the checkpoint itself.
         OutputError: the file exists or cannot be written.
         CheckpointError: the weights are missing or damaged.
+        LabelsError: the labels are unreadable or of the wrong number.
         ResNeStError: a package is missing, or the file's logits are not the model's.
     """
     start = time.monotonic()
     check_sizes(crop, resize)
+    names = read_labels(Path(labels)) if labels is not None else None
     path, kind = _target(Path(output), format)
     files = [path, path.with_suffix(".bin")] if kind.suffix == ".xml" else [path]
     for file in files:
@@ -110,8 +116,12 @@ def export_model(
     if any(file.exists() and file.samefile(source.path) for file in files):
         raise UsageError(f"`output` is the checkpoint itself, '{source.path}': name another file")
     checkpoint = _prepared(source, fp16=store == "fp16")
-    view = checkpoint.config.preprocessing.named(preprocess).sized(crop, resize)
-    checkpoint = checkpoint._replace(config=replace(checkpoint.config, preprocessing=view))
+    config = checkpoint.config
+    if names:
+        names.check(config.num_classes, f"'{labels}'")
+    view = config.preprocessing.named(preprocess).sized(crop, resize)
+    config = replace(config, preprocessing=view, labels=names or config.labels)
+    checkpoint = checkpoint._replace(config=config)
     return Exported(path, _write(kind, checkpoint, path), time.monotonic() - start)
 
 
@@ -169,13 +179,14 @@ def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
         dynamic_shapes=({0: torch.export.Dim(_BATCH)},),
         input_names=[_PIXELS],
         output_names=[_LOGITS],
-        opset_version=18,
+        opset_version=_OPSET,
         verbose=False,
     )
     assert program is not None
     graph = program.model.graph
     for part in (*graph, *graph.inputs, *graph.outputs, *graph.initializers.values()):
         part.metadata_props.clear()  # paths of this machine's Python files
+    program.model.ir_version = _IR
     program.model.metadata_props[METADATA_KEY] = checkpoint.config.to_json()
     program.save(path, external_data=False)
 
@@ -256,7 +267,7 @@ def _run_openvino(path: Path) -> Run:
     from resnest_cli.engines.openvino.runtime import core
 
     graph, _ = read_graph(path)
-    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda pixels: np.array(compiled(pixels.numpy())[0], np.float32)
 
 

@@ -249,12 +249,18 @@ def _opaque(image: Image.Image, options: DecodeOptions) -> Image.Image:
 
 
 def from_array(array: NDArray[Any]) -> Image.Image:
-    """An RGB image of an array, uint8, (height, width, 3); `ImageError` for any other array."""
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+    """An RGB image of an array, uint8, (height, width, 3) or, grey, (height, width[, 1]).
+
+    Any other array is an `ImageError`.
+    """
+    grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
+    if array.dtype != np.uint8 or not (grey or array.shape[2:] == (3,)) or 0 in array.shape:
         raise ImageError(
-            f"an array must be uint8 of (height, width, 3), not {array.dtype} of {array.shape}"
+            "an array must be uint8 of (height, width, 3) or, grey, (height, width), "
+            f"not {array.dtype} of {array.shape}"
         )
-    return Image.fromarray(np.ascontiguousarray(array))
+    pixels = array.reshape(array.shape[:2]) if grey else array
+    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
 
 
 def _check_pixels(size: tuple[int, int], most: int) -> None:

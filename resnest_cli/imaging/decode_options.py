@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from resnest_cli.errors import UsageError, check_number
+
 MAX_PIXELS = 178_956_970  # Pillow's own limit; about 1.5 GB while it is decoded
 
 
@@ -23,6 +25,18 @@ class DecodeOptions:
     stretch: bool = False  # scale images of more than 8 bits from their minimum to their maximum
     allow_private: bool = False  # read URLs on this machine and on private networks
     offline: bool = False  # do not read URLs
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for a background that is no colour and a limit that is no number."""
+        check_number("max_pixels", self.max_pixels, 1)
+        if (colour := self.background) is None:
+            return
+        if not isinstance(colour, tuple | list) or len(colour) != 3:
+            raise UsageError(
+                f"`background` must be (red, green, blue), each 0 to 255, not {colour!r}"
+            )
+        for part in colour:
+            check_number("background", part, 0, 255)
 
 
 DEFAULT = DecodeOptions()

@@ -15,7 +15,7 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import UsageError, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,11 +36,11 @@ _LONGEST_ENLARGED_SIDE = 4096  # beyond that only the pixels of the crop are com
 
 def check_sizes(crop: int | None, resize: int | None, *, own_crop: int = 1) -> None:
     """Raise `UsageError` for pixels out of range; the network's own crop counts if it is known."""
-    if crop is not None and not 32 <= crop <= 2048:  # the networks halve five times
-        raise UsageError(f"`crop` must be 32 to 2048 pixels, not {crop}")
-    least = own_crop if crop is None else crop
-    if resize is not None and not least <= resize <= _LARGEST_RESIZE:
-        raise UsageError(f"`resize` must be {least} (the crop) to 4096 pixels, not {resize}")
+    if crop is not None:
+        check_number("crop", crop, 32, 2048, unit=" pixels")  # the networks halve five times
+    if resize is not None:
+        least = own_crop if crop is None else crop
+        check_number("resize", resize, least, _LARGEST_RESIZE, unit=" pixels")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resnest_cli.engines.api import LOGITS, Engine
+from resnest_cli.errors import EngineError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,11 +54,13 @@ class Batcher:
         self._running = 0
         self._closed = False
         self._lock = Lock()
+        self._process = os.getpid()
         # threads that Python waits for: one that it ends in the middle of native code aborts
         self._pool = ThreadPoolExecutor(engine.max_in_flight, thread_name_prefix="batch")
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[Outputs]:
         """An image (crop, crop, 3), 0 to 255; its outputs in the future, without the batch axis."""
+        self.check_process()
         future: Future[Outputs] = Future()
         with self._lock:
             if self._closed:
@@ -67,6 +71,14 @@ class Batcher:
             self._start()
         return future
 
+    def check_process(self) -> None:
+        """Raise `EngineError` in a process forked since, where the threads do not exist."""
+        if os.getpid() != self._process:
+            raise EngineError(
+                "images of a stream cannot be computed in another process, which was forked since\n"
+                "call `Classifier.stream` in the process that uses its results"
+            )
+
     def flush(self) -> None:
         """Compute what is waiting once the engine is free, though the batch is incomplete."""
         with self._lock:
@@ -75,6 +87,8 @@ class Batcher:
 
     def close(self) -> None:
         """Cancel what is waiting; batches in progress are completed."""
+        if os.getpid() != self._process:
+            return
         with self._lock:
             self._closed = True
             self._cancel_waiting()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,12 @@ from resnest_cli.catalog.labels import numbered, read_labels
 from resnest_cli.catalog.weights import is_graph, resolve
 from resnest_cli.engines.api import LOGITS, Accept, Engine, ModelSpec, RuntimeOptions
 from resnest_cli.engines.select import open_engine, resolve_engine
-from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.errors import ImageError, UsageError, check_number
 from resnest_cli.hardware import processors
 from resnest_cli.imaging.decode_options import DEFAULT, MAX_PIXELS, DecodeOptions
 from resnest_cli.imaging.preprocessing import HUB_CROP, check_sizes
 from resnest_cli.inference.batcher import Batcher
-from resnest_cli.inputs.source import Source, as_source
+from resnest_cli.inputs.source import Source, as_source, as_sources
 from resnest_cli.progress import SILENT, Progress
 from resnest_cli.results import Prediction, Result
 from resnest_cli.text import printable
@@ -124,10 +125,10 @@ class Classifier:
         progress: Progress,
         engine: Engine | None = None,
     ) -> None:
-        if not 0 <= threshold <= 1:
-            raise UsageError(f"`threshold` must be 0 to 1, not {threshold}")
-        if top_k is not None and top_k < 1:
-            raise UsageError(f"`top_k` must be 1 or more, not {top_k}")
+        self._made_of = spec, runtime, decode, top_k, threshold, engine
+        check_number("threshold", threshold, 0, 1, whole=False)
+        if top_k is not None:
+            check_number("top_k", top_k, 1)
         check_sizes(spec.crop, spec.resize)
         labels = read_labels(spec.labels) if spec.labels is not None else None
 
@@ -154,14 +155,28 @@ class Classifier:
         self.batch_size = runtime.batch_size or self.engine.batch_size
         self.workers = runtime.workers or min(processors(), _MOST_WORKERS)
 
+    def __reduce__(self) -> tuple[Callable[..., Classifier], tuple[object, ...]]:
+        """Pickle the specs: the network is loaded again where the classifier is unpickled."""
+        *specs, top_k, threshold, engine = self._made_of
+        if engine is not None:
+            raise UsageError(
+                "a classifier with an engine of its own cannot be pickled\n"
+                "make it in the process that uses it"
+            )
+        return partial(Classifier.from_specs, top_k=top_k, threshold=threshold), tuple(specs)
+
     def __call__(self, image: ImageLike | Source) -> Result:
-        """The result of one image: a path, URL, bytes, PIL image or HxWx3 uint8 array.
+        """The result of one image.
+
+        It may be a path, a URL, bytes, a file object in binary mode, which is read from its
+        present position on, a PIL image, or a uint8 array (height, width, 3) or (height, width).
 
         It is computed alone: with engine torch its probabilities may differ from those of `stream`
         by up to 1e-6.
 
         Raises:
             ImageError: the image cannot be read.
+            TypeError: it is nothing of the sort.
         """
         source = as_source(image)
         (logits,) = self.engine.run(np.stack([self._load(source)]), (LOGITS,))
@@ -172,19 +187,20 @@ class Classifier:
 
         Incomplete batches are padded, so that an image has the same result, to the bit, whichever
         others there are.
+
+        Raises:
+            TypeError: `images` is one image, not several.
         """
-        for source, logits in self.logits(images):
-            if isinstance(logits, ImageError):
-                yield Result(source.name, error=str(logits))
-            else:
-                yield self._result(source, logits)
+        return (self._result(source, logits) for source, logits in self.logits(images))
 
     def logits(
         self, images: Iterable[ImageLike | Source]
     ) -> Iterator[tuple[Source, NDArray[np.float32] | ImageError]]:
         """As `stream`, but each image's logits (classes) as they come from the network."""
-        for source, outputs in self.outputs(images, (LOGITS,)):
-            yield source, outputs if isinstance(outputs, ImageError) else outputs[0]
+        return (
+            (source, outputs if isinstance(outputs, ImageError) else outputs[0])
+            for source, outputs in self.outputs(images, (LOGITS,))
+        )
 
     def outputs(
         self, images: Iterable[ImageLike | Source], names: tuple[str, ...]
@@ -193,15 +209,18 @@ class Classifier:
 
         Images are decoded ahead of the one that is asked for by a few batches, and no more.
         """
-        if isinstance(images, str | bytes | os.PathLike):
-            raise UsageError(f"images must be a list or another iterable, not one: {images!r}")
+        return self._outputs(as_sources(images), names)
+
+    def _outputs(
+        self, sources: Iterator[Source], names: tuple[str, ...]
+    ) -> Iterator[tuple[Source, list[NDArray[np.float32]] | ImageError]]:
         batcher = Batcher(self.engine, self.batch_size, outputs=names)
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         ahead = self.batch_size * (self.engine.max_in_flight + 1) + self.workers
-        sources = map(as_source, images)
         pending: deque[Pending] = deque()
         try:
             while True:
+                batcher.check_process()
                 for source in islice(sources, ahead - len(pending)):
                     load = pool.submit(lambda s: batcher.submit(self._load(s)), source)
                     pending.append((source, load))
@@ -226,7 +245,9 @@ class Classifier:
         with image_errors():
             return self.preprocessing.pixels(source.load(self.decode))
 
-    def _result(self, source: Source, logits: NDArray[np.float32]) -> Result:
+    def _result(self, source: Source, logits: NDArray[np.float32] | ImageError) -> Result:
+        if isinstance(logits, ImageError):
+            return Result(source.name, error=str(logits))
         if not np.isfinite(logits).all():
             return Result(source.name, error="the network's output is not a number")
         p, names, wnids = softmax(logits), self.labels.names, self.labels.wnids

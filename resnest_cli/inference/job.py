@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +29,8 @@ from resnest_cli.results import Result
 from resnest_cli.text import counted
 
 log = logging.getLogger(__name__)
+
+_FROM_TEXT = ("inputs", "output", "model")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,19 @@ class PredictionJob:
     resume: bool = False  # keep the finished rows of an interrupted run, and do the others
     overwrite: bool = False  # replace an output that exists
     csv: CSVStyle = PLAIN  # how CSV and TSV are written
+
+    def __post_init__(self) -> None:
+        """Take texts and paths for inputs, output and model; `UsageError` for other types."""
+        for name, wanted in (
+            ("inputs", Inputs), ("output", Path), ("model", ModelSpec),
+            ("runtime", RuntimeOptions), ("decode", DecodeOptions),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, str | os.PathLike | list | tuple) and name in _FROM_TEXT:
+                value = wanted(value)  # type: ignore[arg-type]
+                object.__setattr__(self, name, value)
+            if not isinstance(value, wanted) and not (name == "output" and value is None):
+                raise UsageError(f"`{name}` must be a {wanted.__name__}, not {value!r}")
 
     def run(self, progress: Progress = SILENT) -> PredictionSummary:
         """Classify every input that has no row yet.

@@ -36,10 +36,11 @@ class Inputs:
     null: bool = False  # a NUL character ends each input of the list, and not its line
 
     def __post_init__(self) -> None:
-        """Take a lone text as one name; `UsageError` if there is no input or two on `-`."""
+        """Take a lone text or path as one name; `UsageError` for no input, or two on `-`."""
         for name in ("named", "include", "exclude"):
-            if isinstance(value := getattr(self, name), str):
-                object.__setattr__(self, name, (value,))
+            value = getattr(self, name)
+            values = (value,) if isinstance(value, str | os.PathLike) else value
+            object.__setattr__(self, name, tuple(map(os.fspath, values)))
         if not self.named and self.files_from is None:
             raise UsageError("no inputs; name images, folders, globs, URLs or -")
         if (*self.named, self.files_from).count(STDIN) > 1:

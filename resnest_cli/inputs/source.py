@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from resnest_cli.errors import ImageError
 
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 
     from resnest_cli.imaging.decode_options import DecodeOptions
 
-    ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+    ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
 
 STDIN = "-"
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar")
+_ONE = (str, bytes, bytearray, memoryview, os.PathLike)  # could be iterated over, and must not be
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Source:
     """One image to be read, or an input that led to none."""
 
     name: str  # the result's `path`
-    content: Any = None  # a Path, a URL, bytes, a PIL image or an array; STDIN
+    content: Any = None  # a Path, a URL, bytes, a file object, a PIL image or an array; STDIN
     error: str | None = None  # why there is no image
     empty: bool = False  # the input exists but holds no image
 
@@ -49,6 +51,8 @@ class Source:
             stdin = self.content == STDIN
             content = _read_stdin() if stdin else _fetch(self.content, options)
             return decode.decode(content, options, name=self.name)
+        elif hasattr(self.content, "read"):
+            return decode.decode(_read_file(self.content), options, name=self.name)
         elif not isinstance(self.content, bytes):
             return decode.from_array(self.content)
         try:
@@ -60,19 +64,49 @@ class Source:
 
 
 def as_source(image: ImageLike | Source) -> Source:
-    """One image of the Python API: a path, URL, bytes, PIL image or array; else `TypeError`."""
+    """One image of the Python API, see `Classifier.__call__`; `TypeError` for anything else."""
     if isinstance(image, Source):
         return image
     if isinstance(image, str | os.PathLike):
-        name = os.fspath(image)
+        name = os.fsdecode(image)
         return Source(name, name if is_url(name) else Path(name))
     from PIL import Image
 
-    if isinstance(image, bytes | Image.Image):
-        return Source(f"<{type(image).__name__}>", image)
-    if type(image).__name__ == "ndarray":
+    kind = type(image).__name__
+    if isinstance(image, bytes | bytearray | memoryview):
+        return Source(f"<{kind}>", bytes(image))
+    if isinstance(image, Image.Image):
+        return Source(f"<{kind}>", image)
+    if kind == "ndarray":
         return Source("<array>", image)
-    raise TypeError(f"not a path, URL, bytes, PIL image or array: {type(image).__name__}")
+    if hasattr(image, "read"):
+        path = getattr(image, "name", None)
+        return Source(path if isinstance(path, str) else f"<{kind}>", image)
+    raise TypeError(f"not a path, URL, bytes, file object, PIL image or array: {kind}")
+
+
+def as_sources(images: Iterable[ImageLike | Source]) -> Iterator[Source]:
+    """Several images, lazily; what is none becomes a source with an error.
+
+    Raises:
+        TypeError: `images` is one image itself.
+    """
+    shape: tuple[int, ...] = getattr(images, "shape", ())  # of an array
+    several = isinstance(images, Iterable) and not isinstance(images, _ONE) and len(shape) != 2
+    if not several or hasattr(images, "read") or (len(shape) == 3 and shape[-1] in (1, 3, 4)):
+        shown = repr(images) if isinstance(images, str | os.PathLike) else type(images).__name__
+        raise TypeError(
+            f"several images are needed, such as a list of paths, not one: {shown}\n"
+            "put it into a list, or call the classifier with it"
+        )
+    return map(_source_or_error, images)
+
+
+def _source_or_error(image: ImageLike | Source) -> Source:
+    try:
+        return as_source(image)
+    except TypeError as error:
+        return Source(f"<{type(image).__name__}>", error=str(error))
 
 
 def is_url(text: str) -> bool:
@@ -97,6 +131,17 @@ def _read_stdin() -> bytes:
     if sys.stdin is None:
         raise ImageError("standard input is closed")
     return sys.stdin.buffer.read()
+
+
+def _read_file(file: Any) -> bytes:
+    """What a file object holds from its present position on."""
+    try:
+        content = file.read()
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(content, bytes):
+        raise ImageError("a file object that gives no bytes; open the file in mode 'rb'")
+    return content
 
 
 def _check_regular(path: Path) -> None:

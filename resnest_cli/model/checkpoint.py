@@ -7,7 +7,6 @@ numbers of its own, and takes over the file's tensors unchanged.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import pickle
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from resnest_cli import settings
 from resnest_cli.catalog import demo
 from resnest_cli.catalog.config import METADATA_KEY, ModelConfig
+from resnest_cli.catalog.foreign import check_kind, explain_objects
 from resnest_cli.catalog.variants import get_variant
 from resnest_cli.catalog.weights import Weights, is_graph, resolve
 from resnest_cli.errors import (
@@ -37,13 +36,45 @@ from resnest_cli.model.identify import explain_mismatch, identify, mismatches
 from resnest_cli.model.limits import check_archive, check_finite, check_tensors
 from resnest_cli.model.resnest import ResNeSt, StateDict, initialise, shapes_only
 from resnest_cli.model.surgery import adapt_input, with_new_head
+from resnest_cli.model.wrappers import network_tensors
 from resnest_cli.text import one_line
 from resnest_cli.version import __version__
 
 log = logging.getLogger(__name__)
 
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # the first that exists counts
-_PREFIXES = re.compile(r"^((module|_orig_mod|model)\.)+")
+
+class _PassedOver:
+    """Stands for a value beside the weights: takes what would make one, and keeps nothing of it."""
+
+    def __new__(cls, *args: Any) -> _PassedOver:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _empty_dict(*args: Any) -> dict[Any, Any]:
+    return {}
+
+
+def _empty_list(*args: Any) -> list[Any]:
+    return []
+
+
+# plain data that scripts save beside the weights, as pickles name it, and what is made instead
+_DATA = (
+    (_empty_dict, "collections.defaultdict"),
+    (_empty_list, "collections.deque"),
+    *((_PassedOver, f"builtins.{name}") for name in ("dict", "float", "int", "list", "range")),
+    *((_PassedOver, f"datetime.{name}") for name in ("date", "datetime", "timedelta")),
+    *((_PassedOver, f"pathlib{where}.{kind}Path") for where in ("", "._local")
+      for kind in ("Posix", "Windows", "PurePosix", "PureWindows")),
+    *((_PassedOver, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
+      for name in ("scalar", "_reconstruct")),
+    *((_PassedOver, name) for name in (
+        "numpy.dtype", "numpy.ndarray", "argparse.Namespace", "types.SimpleNamespace"
+    )),
+)  # fmt: skip
 
 
 class Checkpoint(NamedTuple):
@@ -160,18 +191,15 @@ def _config(weights: Weights, state: StateDict, written: ModelConfig | None) -> 
 def read_state(path: Path) -> tuple[StateDict, ModelConfig | None]:
     """A file's tensors in float32 under their published names, and its config if it has one."""
     try:
-        with path.open("rb") as file:
-            head = file.read(9)
-        if not head:
-            raise CheckpointError(f"'{path}' is empty")
-        values, config = _read(path, head)
+        values, config = _read(path, check_kind(path))
     except OSError as error:
         raise CheckpointError(f"cannot read '{path}': {error.strerror or error}") from error
-    state = _published_names(_unwrapped(values), path)
-    if "conv1.0.weight" not in state or state["conv1.0.weight"].ndim != 4:
-        some = ", ".join(list(state)[:4]) or "no tensors"
-        raise CheckpointError(f"'{path}' does not hold a ResNeSt, but {some}")
-    return state, config
+    state = network_tensors(values, path)
+    check_tensors(state, path)
+    return {
+        name: value if name.endswith("num_batches_tracked") else value.float()
+        for name, value in state.items()
+    }, config
 
 
 def save_checkpoint(
@@ -205,19 +233,20 @@ def write_calibrated(source: Path, config: ModelConfig, target: Path, temperatur
     save_checkpoint(target, Checkpoint(scaled, config, Weights(source)).network(), config)
 
 
-def _read(path: Path, head: bytes) -> tuple[Mapping[str, Any], ModelConfig | None]:
+def _read(path: Path, head: bytes) -> tuple[Any, ModelConfig | None]:
     if is_graph(path) or path.suffix == ".pt2":
         kind = "graph, which can only be run" if is_graph(path) else "program, which is never run"
         raise CheckpointError(
             f"'{path}' holds a {kind}; a checkpoint is needed here\n"
             "use the checkpoint that it was exported from, or that one's .safetensors export"
         )
-    if path.suffix == ".safetensors" or (head[8:9] == b"{" and head[6:8] == b"\0\0"):
+    torch_wrote = path.suffix != ".safetensors" or head.startswith((b"PK", b"\x80"))
+    if not torch_wrote or (head[8:9] == b"{" and head[6:8] == b"\0\0"):
         return _read_safetensors(path)
     return _read_torch(path, head), None
 
 
-def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], ModelConfig | None]:
+def _read_safetensors(path: Path) -> tuple[Any, ModelConfig | None]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -233,23 +262,21 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], ModelConfig | None
         raise CheckpointError(f"the config in '{path}' cannot be used: {error}") from error
 
 
-def _read_torch(path: Path, head: bytes) -> Mapping[str, Any]:
+def _read_torch(path: Path, head: bytes) -> Any:
     zipped = head.startswith(b"PK")
     if zipped:
         check_archive(path)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([*_DATA]):
             warnings.simplefilter("ignore")  # torch's advice about old storages is not for users
             # the zip format can be mapped; the legacy one is read
             values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        reason = "it is damaged or not a checkpoint"
         if blocked := re.search(r"GLOBAL (\S+)", str(error)):
-            reason = (
-                f"it holds Python objects ({blocked[1]}), and loading those could run code; "
-                "save its state_dict() alone, or as safetensors"
-            )
-        raise CheckpointError(f"'{path}' was not loaded: {reason}") from error
+            raise explain_objects(path, blocked[1]) from error
+        other = "Unsupported operand" in str(error)  # or of a damaged file
+        hint = ", or saved with a pickle_protocol above 2: save it without" if other else ""
+        raise CheckpointError(f"'{path}' is damaged or not a checkpoint{hint}") from error
     except OSError:
         raise
     except Exception as error:  # damaged files raise anything at all in torch's readers
@@ -258,25 +285,6 @@ def _read_torch(path: Path, head: bytes) -> Mapping[str, Any]:
             raise out_of_memory(f"'{path}'") from error
         line = one_line(str(error))[:200]
         raise CheckpointError(f"'{path}' is damaged or not a checkpoint: {line}") from error
-    if not isinstance(values, Mapping):
+    if not isinstance(values, Mapping | list | tuple):
         raise CheckpointError(f"'{path}' holds a {type(values).__name__}, not a state_dict")
     return values
-
-
-def _unwrapped(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    for _ in range(3):  # no training script wraps more often
-        wrapper = next((w for w in _WRAPPERS if isinstance(values.get(w), Mapping)), None)
-        if wrapper is None:
-            break
-        log.info("taking the weights under '%s'", wrapper)
-        values = values[wrapper]
-    return values
-
-
-def _published_names(values: Mapping[str, Any], path: Path) -> StateDict:
-    tensors = {str(key): value for key, value in values.items() if isinstance(value, Tensor)}
-    check_tensors(tensors, path)
-    return {
-        _PREFIXES.sub("", key): value if key.endswith("num_batches_tracked") else value.float()
-        for key, value in tensors.items()
-    }

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from resnest_cli.catalog.foreign import check_members
 from resnest_cli.errors import CheckpointError
 
 _WIDENING = 8  # bytes in float32 per byte stored, at most: 8-bit weights, some named twice
@@ -24,6 +25,7 @@ def check_archive(path: Path) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise CheckpointError(f"'{path}' is damaged or not a checkpoint: {error}") from error
+    check_members(path, (entry.filename for entry in entries))
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise CheckpointError(
@@ -37,6 +39,12 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
             raise CheckpointError(f"'{path}' holds a sparse, quantized or empty tensor: {name}")
+        if not tensor.is_floating_point() and not name.endswith("num_batches_tracked"):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"'{path}' holds weights that are not floating-point numbers: {name} is {kind}\n"
+                "use the checkpoint from before it was quantized"
+            )
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(
                 f"'{path}' was not loaded: {name} claims to be {tuple(tensor.shape)}, but fewer "

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from resnest_cli.catalog.labels import Labels, imagenet1k
+from resnest_cli.catalog.labels import Labels, imagenet1k, numbered
 from resnest_cli.datasets.class_folders import LabelledImages
 from resnest_cli.datasets.class_names import match, match_images
 from resnest_cli.errors import DatasetError
@@ -82,3 +82,11 @@ def test_several_names_in_other_forms_are_an_error():
 
 def test_spaces_around_a_name_count_if_a_class_has_them():
     assert match([" lead", "lead", " plain"], Labels(("lead", " lead", "plain"))) == [1, 0, 2]
+
+
+def test_a_network_without_class_names_can_be_given_some():
+    data = LabelledImages(("cat", "dog"), ("1", "2"), (0, 1))
+    with pytest.raises(DatasetError, match=r"\nuse `labels=FILE` for class names, which the check"):
+        match_images(data, numbered(2))
+    numbers = LabelledImages(("0", "class 1"), ("1", "2"), (0, 1))
+    assert match_images(numbers, numbered(2))[1].tolist() == [0, 1]

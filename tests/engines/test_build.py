@@ -31,7 +31,7 @@ def outputs_of(network, config, pixels):
     view = config.preprocessing
     graph = build_graph(network.state_dict(), config, OUTPUTS)
     batch = np.ascontiguousarray(view.normalise(pixels).transpose(0, 3, 1, 2))
-    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled(batch)
     with torch.inference_mode():
         maps = network.forward_features(torch.from_numpy(batch))

@@ -59,11 +59,11 @@ def loaded(monkeypatch):
 
         def compile_model(self, graph, device, given):
             settings.append(given)
-            return core.compile_model(graph, device, given)
+            return core().compile_model(graph, device, given)
 
         def import_model(self, graph, device, given):
             settings.append(given)
-            return core.import_model(graph, device, given)
+            return core().import_model(graph, device, given)
 
     monkeypatch.setattr(openvino_engine, "core", Core())
     return settings
@@ -134,7 +134,7 @@ def test_a_configuration_that_rounds_otherwise_is_not_used(loaded, monkeypatch):
     graph = with_pixels(
         build_graph(state, checkpoint.config, OUTPUTS), checkpoint.config.preprocessing
     )
-    ours, import_model = openvino_engine.core, openvino_engine.core.import_model
+    ours, import_model = openvino_engine.core, openvino_engine.core().import_model
 
     def otherwise(stored, device, given):
         if given["PERFORMANCE_HINT"] == "LATENCY":

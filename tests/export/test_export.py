@@ -1,5 +1,6 @@
 """Exported files: they give what the network gives, wherever they are run, or are not written."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -19,6 +20,7 @@ from resnest_cli.engines.openvino.graph import read_graph
 from resnest_cli.errors import (
     CheckpointError,
     EngineError,
+    LabelsError,
     OutputError,
     ResNeStError,
     UsageError,
@@ -130,6 +132,48 @@ def test_weights_in_fp16(scale, store, size, tmp_path):
     made = export_model(str(tmp_path / "in.safetensors"), tmp_path / "out.safetensors", store=store)
     assert made.difference <= 1e-6
     assert made.path.stat().st_size == pytest.approx(5_815_000 * size, rel=0.03)
+
+
+RUN_ONNX = """
+import sys, numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+pixels = numpy.load(sys.argv[2])
+numpy.save(sys.argv[3], session.run(["logits"], {"pixels": pixels})[0])
+"""
+
+
+def test_onnx_files_are_of_the_lowest_version_that_their_opset_allows(exported):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra export)")
+    model = onnx.load(exported / "demo.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
+    assert model.ir_version == onnx.helper.find_min_ir_version_for(model.opset_import) == 8
+
+
+@pytest.mark.skipif(not os.environ.get("OLD_PYTHON"), reason="$OLD_PYTHON names no interpreter")
+def test_an_old_onnxruntime_gives_the_same(exported, tmp_path):
+    """In another interpreter, as an old version needs an old NumPy."""
+    pixels = torch.randn(3, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "in.npy", pixels.numpy())
+    files = exported / "demo.onnx", tmp_path / "in.npy", tmp_path / "out.npy"
+    subprocess.run([os.environ["OLD_PYTHON"], "-c", RUN_ONNX, *files], check=True)
+    with torch.inference_mode():
+        expected = load_checkpoint(resolve("demo")).network()(pixels).numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "xml", "safetensors"])
+def test_labels_are_stored(suffix, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(f"name {n}" for n in range(10)))
+    made = export_model("demo", tmp_path / f"x.{suffix}", labels=tmp_path / "names.txt").path
+    assert Classifier(weights=made).labels.names[:2] == ("name 0", "name 1")
+
+
+def test_labels_of_another_number_are_refused(tmp_path):
+    (tmp_path / "names.txt").write_text("one\ntwo")
+    with pytest.raises(LabelsError, match="has 2 names, but the network has 10 classes"):
+        export_model("demo", tmp_path / "x.onnx", labels=tmp_path / "names.txt")
+    assert not (tmp_path / "x.onnx").exists()
 
 
 def test_onnxruntime_gives_the_same(exported):

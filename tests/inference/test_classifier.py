@@ -2,6 +2,8 @@
 
 import io
 import pickle
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from PIL import Image
 
 import resnest_cli
 from resnest_cli import Classifier, DecodeOptions, ModelSpec, RuntimeOptions, load_model
+from resnest_cli.catalog.weights import resolve
 from resnest_cli.errors import EngineError, ImageError, UsageError
+from resnest_cli.model.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import FakeEngine, drawn
 from tests.servers import content, serving
 
@@ -38,11 +42,13 @@ def test_a_path_a_url_bytes_an_image_and_an_array_give_the_same(classifier, tmp_
             str(path),
             f"{server.url}/x.png",
             path.read_bytes(),
+            bytearray(path.read_bytes()),
             image,
             np.asarray(image),
         ]
-        results = [classifier(image) for image in images]
-        streamed = list(classifier.stream(images))
+        with path.open("rb") as file:
+            results = [classifier(image) for image in [*images, file]]
+            streamed = list(classifier.stream([*images, io.BytesIO(path.read_bytes())]))
     assert len({r.predictions for r in results}) == 1
     assert len({r.predictions for r in streamed}) == 1
     top1 = results[0].top1
@@ -68,9 +74,95 @@ def test_images_that_fail_late_are_results_too(classifier):
     assert [r.error is None for r in results] == [False, False, True]
 
 
-def test_a_stream_of_one_path_is_refused(classifier):
-    with pytest.raises(UsageError, match="not one: 'dog"):
-        next(classifier.stream("dog.jpg"))
+@pytest.mark.parametrize(
+    "one",
+    [
+        "dog.jpg", Path("dog.jpg"), b"GIF89a", bytearray(3), io.BytesIO(), drawn(), None, 7,
+        np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.uint8),
+    ],
+    ids=lambda one: type(one).__name__,
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["stream", "logits"])
+def test_a_stream_of_one_image_is_refused(method, one, classifier):
+    """At once: nothing is asked for yet. A text would be a row for each of its letters."""
+    with pytest.raises(TypeError, match=r"list of paths, not one: .*\nput it into a list"):
+        getattr(classifier, method)(one)
+
+
+def test_what_is_no_image_is_a_result_in_a_stream(classifier, tmp_path):
+    closed, text = io.BytesIO(), io.StringIO("not bytes")
+    closed.close()
+    objects = [None, 7, torch.ones(3), closed, text, drawn(), np.float32(1)]
+    results = list(classifier.stream(objects))
+    assert [r.path for r in results][:3] == ["<NoneType>", "<int>", "<Tensor>"]
+    assert "file object, PIL image or array: NoneType" in results[0].error
+    assert "closed file" in results[3].error
+    assert "open the file in mode 'rb'" in results[4].error
+    assert [r.error is None for r in results] == [False] * 5 + [True, False]
+    with pytest.raises(TypeError, match="array: int"):
+        classifier(7)
+
+
+def test_a_file_object_has_its_name_and_is_read_from_where_it_is(classifier, tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"head")
+    with path.open("ab") as file:
+        drawn().save(file, "PNG")
+    with path.open("rb") as file:
+        file.seek(4)
+        result = classifier(file)
+    assert (result.path, result.predictions) == (str(path), classifier(drawn()).predictions)
+
+
+def test_grey_arrays(classifier):
+    grey = np.asarray(drawn().convert("L"))
+    expected = classifier(np.stack([grey] * 3, axis=2)).predictions
+    for array in (grey, grey[..., None], np.asfortranarray(grey)):
+        assert classifier(array).predictions == expected
+    stack = np.stack([grey, grey])  # images, not one
+    assert [r.predictions == expected for r in classifier.stream(stack)] == [True, True]
+    for wrong in (grey.astype(float), grey[..., None, None], grey[:0], np.uint8(3)[()]):
+        with pytest.raises((ImageError, TypeError), match=r"must be uint8 of|array: uint8"):
+            classifier(wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"top_k": "3"}, "`top_k` must be a whole number, 1 or more, not '3'"),
+        ({"top_k": 1.5}, "`top_k` must be a whole number, 1 or more, not 1.5"),
+        ({"top_k": 0}, "`top_k` must be 1 or more, not 0"),
+        ({"threshold": "0.5"}, "`threshold` must be a number, 0 to 1, not '0.5'"),
+        ({"threshold": np.nan}, "`threshold` must be 0 to 1, not nan"),
+        ({"crop": "224"}, "`crop` must be a whole number, 32 to 2048 pixels, not '224'"),
+        ({"resize": 5000}, "`resize` must be 1 to 4096 pixels, not 5000"),
+        ({"batch_size": "8"}, "`batch_size` must be a whole number, 1 to 4096, not '8'"),
+        ({"workers": None, "batch_size": 0}, "`batch_size` must be 1 to 4096, not 0"),
+        ({"max_pixels": "many"}, "`max_pixels` must be a whole number, 1 or more, not 'many'"),
+        ({"background": "white"}, r"`background` must be \(red, green, blue\).* not 'white'"),
+        ({"background": (0, 0, 256)}, "`background` must be 0 to 255, not 256"),
+        ({"device": 0}, "`device` must be one of .* not '0'"),
+    ],
+)
+def test_options_of_other_types_are_refused(options, words):
+    with pytest.raises(UsageError, match=words):
+        Classifier("demo", **options)
+
+
+def test_a_network_without_a_last_layer_gives_no_classes(tmp_path):
+    checkpoint = load_checkpoint(resolve("demo"))
+    config = replace(checkpoint.config, num_classes=0, labels=None)
+    state = {k: v for k, v in checkpoint.state.items() if not k.startswith("fc.")}
+    network = checkpoint._replace(state=state, config=config).network()
+    save_checkpoint(tmp_path / "x.safetensors", network, config)
+    with pytest.raises(EngineError, match="gives no classes\ntrain a last layer"):
+        Classifier(weights=tmp_path / "x.safetensors")
+
+
+def test_numpys_numbers_and_torchs_devices_are_taken():
+    options = {"top_k": np.int64(2), "threshold": np.float32(0), "batch_size": np.int8(4)}
+    classifier = Classifier("demo", **options, device=torch.device("cpu"))
+    assert len(classifier(drawn()).predictions) == 2
 
 
 def test_streams_are_lazy_and_in_order(classifier):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from resnest_cli import Inputs, ModelSpec, PredictionJob, Progress, RuntimeOptions
+from resnest_cli.errors import UsageError
 from resnest_cli.outputs.formats import read_results
 from tests.conftest import RESNEST, in_terminal, lines, peak
 
@@ -90,6 +91,27 @@ def test_a_job_in_python(many, legacy_checkpoint, tmp_path):
     assert sum(result.error is None for result in results) == 18
     again = replace(pickle.loads(pickle.dumps(job)), resume=True).run()
     assert (again.done, again.failed, again.resumed) == (20, 2, 20)
+
+
+def test_a_job_of_plain_texts(drawn_image, tmp_path):
+    job = PredictionJob(str(drawn_image), output=str(tmp_path / "x.jsonl"), model="demo")
+    assert job == PredictionJob(
+        Inputs((str(drawn_image),)), output=tmp_path / "x.jsonl", model=ModelSpec("demo")
+    )
+    assert job.run().done == 1
+    assert PredictionJob([drawn_image]).inputs.named == (str(drawn_image),)
+    assert ModelSpec(tmp_path / "x.pth", labels="x.txt") == ModelSpec(
+        str(tmp_path / "x.pth"), labels=Path("x.txt")
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"inputs": None}, {"output": 7}, {"model": 7}, {"runtime": "cpu"}, {"decode": {}}]
+)
+def test_a_job_of_other_things_is_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(UsageError, match=f"`{name}` must be a [A-Z]"):
+        PredictionJob(**{"inputs": "a.jpg"} | wrong)
 
 
 @pytest.mark.parametrize(("fmt", "how"), [("json", signal.SIGINT), ("parquet", signal.SIGTERM)])

@@ -273,7 +273,7 @@ def test_a_wrong_name_is_a_usage_error():
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
 def test_graphs_and_programs_are_not_checkpoints(suffix, tmp_path):
     path = tmp_path / f"x{suffix}"
-    path.write_bytes(b"anything")
+    path.write_bytes(b"\0anything")
     with pytest.raises(
         CheckpointError, match=r"holds a (graph|program), which .*\nuse the checkpoint"
     ):

@@ -8,6 +8,7 @@ processor, and is chosen when a network is prepared.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import time
@@ -30,7 +31,7 @@ from resnest_cli.errors import (
     is_out_of_memory,
     out_of_memory,
 )
-from resnest_cli.hardware import limited_to, processors
+from resnest_cli.hardware import after_fork, limited_to, processors
 from resnest_cli.progress import SUMMARY
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class OpenVINOEngine:
         kept = (THROUGHPUT,) if runtime.hint == "throughput" else (LATENCY, THROUGHPUT)
         self._models = {name: model for name, model in models.items() if name in kept}
         self._lock = Lock()
+        after_fork(self, OpenVINOEngine._forget_models)
         if runtime.hint == "latency":
             # what computes a lone image is loaded while the image is read; `run` raises errors
             loading = ThreadPoolExecutor(1, thread_name_prefix="load")
@@ -83,6 +85,14 @@ class OpenVINOEngine:
                 logits only.
         """
         return _infer(self._model(len(pixels)), pixels, outputs)
+
+    def _forget_models(self) -> None:
+        """Load them again when they are needed: their threads do not exist here.
+
+        They are never freed, as this would wait for those threads.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._models))
+        self._models, self._lock = {}, Lock()
 
     def _model(self, count: int) -> Any:
         """What computes that many images; it is loaded when it is first needed.
@@ -147,7 +157,7 @@ def _prepared(
     """A network, compiled for this processor; its models are added to `models`."""
     try:
         graph = with_pixels(graph, config.preprocessing)
-        model = core.compile_model(graph, "CPU", _settings(precision, THROUGHPUT))
+        model = core().compile_model(graph, "CPU", _settings(precision, THROUGHPUT))
     except (RuntimeError, ValueError, MemoryError) as error:
         raise unusable(weights.path, error) from error
     stream = model.export_model()
@@ -188,7 +198,7 @@ def _exported(weights: Weights, crop: int | None) -> tuple[ov.Model, ModelConfig
 
 def _loaded(graph: NDArray[np.uint8], settings: dict[str, str]) -> Any:
     try:
-        return core.import_model(ov.Tensor(graph, shared_memory=True), "CPU", settings)
+        return core().import_model(ov.Tensor(graph, shared_memory=True), "CPU", settings)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise out_of_memory("the compiled network") from error

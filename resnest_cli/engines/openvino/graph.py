@@ -21,7 +21,7 @@ def read_graph(path: Path) -> tuple[ov.Model, ModelConfig]:
         CheckpointError: the file is damaged, from another program, or contradicts its config.
     """
     try:
-        graph = core.read_model(path)
+        graph = core().read_model(path)
         place = next((place for place in _PLACES if graph.has_rt_info(place)), None)
         text = graph.get_rt_info(place).astype(str) if place else None
         found = [[port.partial_shape for port in ports] for ports in (graph.inputs, graph.outputs)]

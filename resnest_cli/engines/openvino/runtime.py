@@ -6,6 +6,7 @@ brings in a package that reports usage to a server. Nothing here uses them.
 
 from __future__ import annotations
 
+import os
 import sys
 
 _CONVERTERS = "openvino.tools.ovc"
@@ -20,17 +21,25 @@ finally:
 
 __all__ = ["core", "ov", "precision_hint", "supported_precisions"]
 
-# One for the life of the process. A core that is destroyed takes with it the memory on which the
-# signal handlers of the thread that made it run: after two, the next signal ends the process.
-core = ov.Core()
+_cores: dict[int, ov.Core] = {}  # by process: of a forked one's core the threads do not exist
 
 # our name: OpenVINO's for the property, and for what a processor can do
 _PRECISIONS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
 
 
+def core() -> ov.Core:
+    """OpenVINO's entry point, one for the life of the process.
+
+    A core that is destroyed takes with it the memory on which the signal handlers of the thread
+    that made it run: after two, the next signal ends the process.
+    """
+    process = os.getpid()
+    return _cores.get(process) or _cores.setdefault(process, ov.Core())
+
+
 def supported_precisions() -> list[str]:
     """The precisions that OpenVINO computes in on this processor."""
-    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [name for name, (_, capability) in _PRECISIONS.items() if capability in able]
 
 

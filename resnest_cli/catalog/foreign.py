@@ -1,0 +1,87 @@
+"""Files that stand where a checkpoint was expected: what each is, and how to get a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from resnest_cli.errors import CheckpointError
+from resnest_cli.text import printable
+
+_HEAD = 512  # bytes that are looked at
+_UNPACK = "unpack it, and use the file inside"
+_FIRST_BYTES = {  # of a kind of file: its name, and what to do
+    b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "run 'git lfs pull'"),
+    b"\x1f\x8b": ("compressed with gzip", _UNPACK),
+    b"BZh": ("compressed with bzip2", _UNPACK),
+    b"\xfd7zXZ": ("compressed with xz", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", _UNPACK),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _UNPACK),
+    b"Rar!": ("a RAR archive", _UNPACK),
+    b"\x89HDF": ("an HDF5 file, as Keras writes them", "use a checkpoint that PyTorch wrote"),
+    b"\x93NUMPY": ("a NumPy array", "use a checkpoint that PyTorch wrote"),
+}
+_TORCH_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # a number that begins torch.save's legacy format
+_PICKLED_NETWORK = b"torch.nn.modules.conv\nConv2d"  # how a pickle names a network's class
+
+
+def check_kind(path: Path) -> bytes:
+    """A file's first bytes; `CheckpointError` if it is known to be no checkpoint and no graph."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if not head:
+        raise CheckpointError(f"'{path}' is empty")
+    for first, (kind, remedy) in _FIRST_BYTES.items():
+        if head.startswith(first):
+            raise _foreign(path, kind, remedy)
+    if head[257:262] == b"ustar":
+        raise _foreign(path, "a tar archive", _UNPACK)
+    if head.startswith(b"\x80") and _TORCH_MAGIC not in head[:64]:
+        remedy = "load it in Python if you trust it, and write its tensors with torch.save"
+        raise _foreign(path, "a pickle that torch.save did not write", remedy)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        raise _foreign(path, "a web page (to log in?)", "download the file itself")
+    if not text.startswith(b"<?xml") and head[:64].isascii() and min(head[:64]) >= ord("\t"):
+        begins = printable(head[:30].decode("ascii").strip())
+        raise _foreign(
+            path,
+            f"a text, which begins '{begins}'",
+            "use the checkpoint itself; was its download complete?",
+        )
+    return head
+
+
+def check_members(path: Path, names: Iterable[str]) -> None:
+    """Raise `CheckpointError` unless a zip file's members are those that `torch.save` writes."""
+    last = {name.partition("/")[2] or name: name for name in names}
+    if "constants.pkl" in last or any(name.startswith("code/") for name in last):
+        raise _foreign(
+            path,
+            "a TorchScript program, which is never run; take its weights out of it",
+            f"in Python: torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pth')",
+        )
+    if "archive_format" in last or "serialized_exported_program.json" in last:
+        remedy = "use the checkpoint that it was exported from"
+        raise _foreign(path, "a program (torch.export), which is never run", remedy)
+    if "data.pkl" not in last:
+        some = next(iter(last.values()), None)
+        holds = f" that holds '{printable(some)}'" if some else ""
+        raise _foreign(path, f"a zip archive{holds}", _UNPACK)
+
+
+def explain_objects(path: Path, blocked: str) -> CheckpointError:
+    """The error for a pickle that names the class `blocked`, which is not plain data."""
+    with path.open("rb") as file:
+        network = _PICKLED_NETWORK in file.read(2**22)  # the pickle comes before the tensors
+    held = "a whole pickled network" if network else "Python objects"
+    model = f"torch.load({str(path)!r}, weights_only=False)" if network else "model"
+    return CheckpointError(
+        f"'{path}' was not loaded: it holds {held} ({printable(blocked)}), and loading that could "
+        "run code\nif you trust it, save its tensors alone where it was made: "
+        f"torch.save({model}.state_dict(), 'weights.pth')"
+    )
+
+
+def _foreign(path: Path, kind: str, remedy: str) -> CheckpointError:
+    return CheckpointError(f"'{path}' is not a checkpoint but {kind}\n{remedy}")
