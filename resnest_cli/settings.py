@@ -6,16 +6,25 @@ RESNEST_ENGINE    the engine that `auto` stands for
 RESNEST_MIRROR    a URL prefix that is tried before the built-in download addresses
 RESNEST_OFFLINE   never touch the network: any value but empty, 0, false or no
 RESNEST_DEBUG     show tracebacks and library warnings
+
+Libraries store nothing outside of the cache folder either, see `contain`.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
 
 DEFAULT_MODEL = "resnest50"
+# the variables that name a library's folders, and where they are in the cache folder
+_STORES = {
+    "inductor": {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "inductor/triton"},
+    "cuda": {"CUDA_CACHE_PATH": "cuda", "PYTORCH_KERNEL_CACHE_PATH": "cuda/torch"},
+    "matplotlib": {"MPLCONFIGDIR": "matplotlib"},
+}
 
 
 def home() -> Path:
@@ -39,9 +48,16 @@ def digests_folder() -> Path:
     return home() / "digests"
 
 
-def inductor_folder() -> Path:
-    """Where torch stores what `torch.compile` generates."""
-    return home() / "inductor"
+def contain(library: str) -> None:
+    """Have a library store in the cache folder, in this process, except where the user has set it.
+
+    This is called before the library is first used: torch makes its folder when it is imported.
+    """
+    with suppress(OSError):
+        home().mkdir(parents=True, exist_ok=True)
+    if os.access(home(), os.W_OK):  # else the library looks for a place of its own
+        for name, folder in _STORES[library].items():
+            os.environ.setdefault(name, str(home() / folder))
 
 
 def offline() -> bool:

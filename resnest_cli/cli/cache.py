@@ -31,7 +31,7 @@ def cache(
         typer.Argument(
             metavar="[NAME]...",
             help="What to remove: models or files that 'resnest cache list' shows, or kinds: "
-            "checkpoint, compiled, digests, inductor, partial.",
+            "checkpoint, compiled, digests, inductor, cuda, matplotlib, partial.",
             autocompletion=complete_model,
             show_default=False,
         ),
@@ -46,8 +46,8 @@ def cache(
     """List and clean what is stored on disk.
 
     The cache folder is $RESNEST_HOME, by default in the user's cache folder. It holds checkpoints,
-    models compiled for this CPU, digests of files, and what torch.compile has generated. Whatever
-    is removed is downloaded or compiled again when it is needed.
+    models compiled for this CPU, digests of files, and what torch.compile, CUDA and matplotlib have
+    generated. Whatever is removed is downloaded or generated again when it is needed.
 
     prune removes compiled models and digests of checkpoints that are gone or have changed or that
     another version made, and what interrupted downloads have left.

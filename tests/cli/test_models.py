@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import socket
 import sys
 
 import pytest
@@ -176,7 +177,8 @@ def test_doctor(run, home):
     assert "boat.jpg is a ship" in facts["works"]
 
 
-def test_doctor_as_json(run):
+def test_doctor_as_json(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino_telemetry", sys)  # as if something had imported it
     done = run("doctor", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -184,6 +186,20 @@ def test_doctor_as_json(run):
     assert report["works"] is True
     assert report["versions"]["resnest"] == __version__
     assert "boat.jpg is a ship" in report["self_test"]["works"]
+    assert report["self_test"]["telemetry"] == "on: openvino_telemetry is imported"
+
+
+def test_doctor_reports_what_is_contacted(run, monkeypatch):
+    """`off` is what it has seen; see tests/test_quiet.py for that."""
+    monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
+
+    def contacts(*_):
+        with pytest.raises(OSError), socket.socket() as client:  # noqa: PT011
+            client.connect(("127.0.0.1", 1))
+        return "torch"
+
+    monkeypatch.setattr("resnest_cli.inference.diagnosis.resolve_engine", contacts)
+    assert "telemetry    on: 127.0.0.1 contacted" in run("doctor").stdout
 
 
 def test_doctor_reports_what_does_not_work(run):
