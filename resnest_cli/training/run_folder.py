@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resnest_cli import hashing
+from resnest_cli.datasets.repeats import FINGERPRINTS
 from resnest_cli.errors import OutputError, UsageError
 from resnest_cli.files import atomic_write, locked, writable_folder
 from resnest_cli.progress import SUMMARY
@@ -20,10 +21,12 @@ from resnest_cli.training.summary import SUMMARY_FILE
 log = logging.getLogger(__name__)
 
 STATE, SKIPPED, HELD_OUT, RECIPE = "state.pt", "skipped.csv", "val.csv", "run.json"
+REPEATED = "repeated.csv"
 _FILES = (
     "best.safetensors", "last.safetensors", "history.csv", "curves.png", STATE, SUMMARY_FILE,
-    HELD_OUT, RECIPE,
+    HELD_OUT, RECIPE, REPEATED, FINGERPRINTS,
 )  # fmt: skip
+_BEFORE_TRAINING = {HELD_OUT, RECIPE, REPEATED, FINGERPRINTS}  # written before the first epoch
 # what may be given anew when a run is resumed: files may have moved, and the check changes nothing
 # if all images are readable
 _MAY_DIFFER = ("weights", "val", "teacher", "check")
@@ -87,7 +90,7 @@ class RunFolder:
         """Remove an earlier run, without initial weights: they stay until an epoch is done."""
         initial = recipe.weights.resolve() if recipe.weights else None
         existing = {n for n in self.existing() if (self.path / n).resolve() != initial}
-        if self.resume and existing - {HELD_OUT, RECIPE}:
+        if self.resume and existing - _BEFORE_TRAINING:
             raise OutputError(
                 f"cannot resume the run in '{self}': {STATE} is missing\n"
                 "start from scratch with `overwrite`, or from its `weights` in another `output`"
