@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from resnest_cli import settings
+from resnest_cli.cli import options
 from resnest_cli.cli.options import complete_model, option
 from resnest_cli.cli.tables import print_table
 from resnest_cli.errors import UsageError
@@ -40,8 +41,9 @@ def cache(
         bool, option("--dry-run", None, "Show what would be removed, and remove nothing.")
     ] = False,
     fmt: Annotated[
-        Literal["table", "json"], option("--format -f", None, "Output format.")
+        Literal["table", "json"], option("--format -f", options.OUTPUT, "Output format.")
     ] = "table",
+    as_json: options.Json = False,
 ) -> None:
     """List and clean what is stored on disk.
 
@@ -75,7 +77,7 @@ def cache(
     else:
         items = remove_from_cache(names or (), dry_run=dry_run)
     total = sum(item.bytes for item in items)
-    if fmt == "json":
+    if options.chosen_format(fmt, as_json) == "json":
         fields = ("kind", "name", "detail", "bytes", "unused_because")
         rows = [{f: getattr(i, f) for f in fields} | {"path": str(i.path)} for i in items]
         summary = {"folder": str(settings.home()), "bytes": total, "items": rows}

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from resnest_cli import __version__, list_models
-from resnest_cli.catalog.demo import demo_checkpoint
+from resnest_cli.catalog.demo import demo_checkpoint, example
 from resnest_cli.cli.options import complete_model
 from resnest_cli.engines import select
 from resnest_cli.errors import EngineError
@@ -36,6 +36,23 @@ def test_models_as_json_and_csv(run, home):
     table = list(csv.DictReader(io.StringIO(run("list-models", "*fast*", "-f", "csv").stdout)))
     assert [row["name"] for row in table] == list_models("*fast*")
     assert table[0]["top5"] == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["list-models demo", "cache", "bench demo --seconds 0.1 -q", "predict boat.jpg -m demo",
+     "evaluate classes -m demo", "doctor"],
+)  # fmt: skip
+def test_json_is_format_json_everywhere(command, run, tmp_path):
+    image, _ = example()
+    (tmp_path / "classes" / "ship").mkdir(parents=True)
+    for path in (tmp_path / "boat.jpg", tmp_path / "classes" / "ship" / "0.jpg"):
+        path.write_bytes(image.read_bytes())
+    both = [run(*command.split(), *options) for options in (["--json"], ["-f", "json"])]
+    assert {done.returncode for done in both} == {0}, both[0].stderr
+    keys = [json.loads(done.stdout) for done in both]
+    first, second = (set(k[0] if isinstance(k, list) else k) for k in keys)
+    assert first == second
 
 
 def test_models_as_a_table(run):
