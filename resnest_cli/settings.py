@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import platformdirs
@@ -53,11 +54,24 @@ def contain(library: str) -> None:
 
     This is called before the library is first used: torch makes its folder when it is imported.
     """
+    top = home()
     with suppress(OSError):
-        home().mkdir(parents=True, exist_ok=True)
-    if os.access(home(), os.W_OK):  # else the library looks for a place of its own
-        for name, folder in _STORES[library].items():
-            os.environ.setdefault(name, str(home() / folder))
+        top.mkdir(parents=True, exist_ok=True)
+    if not os.access(top, os.W_OK):  # then the library would look for a place of its own
+        top = _until_exit()
+    for name, folder in _STORES[library].items():
+        os.environ.setdefault(name, str(top / folder))
+
+
+@cache
+def _until_exit() -> Path:
+    import atexit
+    import shutil
+    import tempfile
+
+    folder = tempfile.mkdtemp(prefix="resnest-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def offline() -> bool:

@@ -70,6 +70,15 @@ def test_all_commands_with_nothing_set(tmp_path):
     again.check(in_home=".cache/resnest")
 
 
+def test_a_cache_folder_that_cannot_be_written(tmp_path):
+    """What libraries store is in the folder for temporary files then, until the end."""
+    quiet = prepared(tmp_path)
+    (quiet.folder / "cache").write_text("a file")
+    seen = quiet.run(*COMMANDS["evaluate"], *COMMANDS["train"], RESNEST_HOME="../cache/below")
+    assert seen.codes == [0, 0], seen.stderr
+    seen.check()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LONG)
 def test_each_command_alone(name, tmp_path):
