@@ -77,11 +77,11 @@ class Seen:
 
     def check(self, *, in_home: str | None = None) -> None:
         """Nothing was contacted, and nothing written outside, into the home but `in_home`."""
-        assert self.contacts == []
-        assert self.strays == []
-        assert self.left == []
-        own = (in_home or "?", f"{in_home}/")
-        assert [name for name in self.in_home if not (name == own[0] or name.startswith(own))] == []
+        assert not self.contacts, self.contacts
+        assert not self.strays, self.strays
+        assert not self.left, self.left
+        wrong = [name for name in self.in_home if not f"{name}/".startswith(f"{in_home}/")]
+        assert not wrong, wrong
 
 
 class Quiet:
