@@ -132,3 +132,11 @@ def test_openvino_by_itself_reports_and_is_recorded(tmp_path):
         "print(openvino.convert_model.__name__)\n"
     )
     assert quiet.stdout == "convert_model\n", quiet.stderr
+
+
+def test_onnxruntime_reports_nothing_if_a_variable_says_so(tmp_path):
+    """As the guide to exports states."""
+    pytest.importorskip("onnxruntime")
+    seen = Quiet(tmp_path).python("import onnxruntime", ORT_DISABLE_TELEMETRY="1")
+    assert seen.codes == [0], seen.stderr
+    seen.check()
