@@ -7,20 +7,25 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import resnest_cli
 from resnest_cli import settings
 from resnest_cli.catalog.config import METADATA_KEY
 from resnest_cli.catalog.demo import example
+from resnest_cli.datasets import class_folders
 from resnest_cli.engines import cache_folder
+from resnest_cli.errors import DatasetError, UsageError
 from resnest_cli.evaluation import report
 from resnest_cli.export import formats as export
 from resnest_cli.net import http
 from resnest_cli.outputs import formats
 from resnest_cli.training import data, run_folder, summary, trainer
+from resnest_cli.training.recipe import make_recipe
 from tests.conftest import ROOT, Run, drawn
 
 if sys.version_info >= (3, 11):
@@ -252,3 +257,43 @@ def test_the_lines_of_the_reading_tour() -> None:
     stated = re.search(r"about (\d+) lines", page("docs/explanation/split-attention.md"))
     assert stated
     assert abs(count - int(stated[1])) <= 10
+
+
+def test_defaults_of_training() -> None:
+    text = page("docs/reference/cli.md").split("## resnest train")[1].split("\n## ")[0]
+    stated = dict(re.findall(r"`--([\w-]+)` \| [^|]*\[default: ([^\]]+)\]", text))
+    tuned, scratch = make_recipe({}), make_recipe({"scratch": True})
+    for name in ("epochs", "lr", "augment"):
+        assert stated[name] == f"{getattr(tuned, name)}, with --scratch {getattr(scratch, name)}"
+    for name in ("precision", "store", "seed"):
+        assert stated[name] == str(getattr(tuned, name)) == str(getattr(scratch, name))
+    assert stated["val"] == "val/, valid/, validation/ or test/ in DATA, else held out"
+    assert class_folders._VALIDATION_FOLDERS == ("val", "valid", "validation", "test")
+
+
+@pytest.mark.parametrize(
+    ("call", "least", "most"),
+    [
+        ("Classifier('demo', crop={})", 32, 2048),
+        ("Classifier('demo', batch_size={})", 1, 4096),
+        ("Classifier('demo', workers={})", 1, 256),
+        ("Classifier('demo', top_k={})", 1, 10),
+        ("Classifier('demo', threshold={})", 0, 1),
+        ("evaluate('missing', 'demo', bins={})", 2, 1000),
+        ("train('missing', workers={})", 0, 256),
+        ("export_model('demo', 'a.safetensors', crop={}, overwrite=True)", 32, 2048),
+    ],
+)
+def test_ranges_that_docstrings_state(
+    call: str, least: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {
+        n: getattr(resnest_cli, n) for n in ("Classifier", "evaluate", "train", "export_model")
+    }
+    for value in (least - 1, most + 1):
+        with pytest.raises(UsageError, match=r"must be|of them"):
+            eval(call.format(value), names)
+    for value in () if "export" in call else (least, most):  # which would take long
+        with suppress(DatasetError):  # the folder is missing, which is noticed later
+            eval(call.format(value), names)
