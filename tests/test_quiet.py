@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from resnest_cli.catalog.variants import get_variant
 from tests.conftest import drawn
 from tests.quiet import Quiet, is_traced
 
@@ -84,6 +85,26 @@ def test_a_cache_folder_that_cannot_be_written(tmp_path):
 def test_each_command_alone(name, tmp_path):
     seen = prepared(tmp_path).run(*LONG[name])
     assert set(seen.codes) == {0}, seen.stderr
+    seen.check()
+
+
+@pytest.mark.slow
+def test_a_published_model_on_disk(tmp_path):
+    """It is used without asking anybody, and one that is missing is not asked for if offline."""
+    import torch
+
+    from resnest_cli import load_model
+
+    quiet, variant = prepared(tmp_path), get_variant("resnest14")
+    folder = quiet.folder / "cache" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(load_model("resnest14", pretrained=False).state_dict(), folder / variant.file_name)
+    record = f"{variant.digest:0<64}  {variant.file_name}\n"
+    (folder / f"{variant.file_name}.sha256").write_text(record)
+    predict = ["predict", "a.png", "-m"]
+    seen = quiet.run([*predict, "resnest14"], ["download", "resnest14"], ["list-models"],
+                     [*predict, "resnest26", "--offline"])  # fmt: skip
+    assert seen.codes == [0, 0, 0, 1], seen.stderr
     seen.check()
 
 
