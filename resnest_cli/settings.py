@@ -6,11 +6,15 @@ RESNEST_ENGINE    the engine that `auto` stands for
 RESNEST_MIRROR    a URL prefix that is tried before the built-in download addresses
 RESNEST_OFFLINE   never touch the network: 1, true or yes; else 0, false or no
 RESNEST_DEBUG     show tracebacks and library warnings
+
+Libraries store nothing outside of the cache folder either, see `contain`.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import platformdirs
@@ -19,6 +23,12 @@ from resnest_cli.errors import UsageError
 
 DEFAULT_MODEL = "resnest50"
 _ON, _OFF = ("1", "true", "yes"), ("", "0", "false", "no")
+# the variables that name a library's folders, and where they are in the cache folder
+_STORES = {
+    "inductor": {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "inductor/triton"},
+    "cuda": {"CUDA_CACHE_PATH": "cuda", "PYTORCH_KERNEL_CACHE_PATH": "cuda/torch"},
+    "matplotlib": {"MPLCONFIGDIR": "matplotlib"},
+}
 
 
 def home() -> Path:
@@ -42,9 +52,29 @@ def digests_folder() -> Path:
     return home() / "digests"
 
 
-def inductor_folder() -> Path:
-    """Where torch stores what `torch.compile` generates."""
-    return home() / "inductor"
+def contain(library: str) -> None:
+    """Have a library store in the cache folder, in this process, except where the user has set it.
+
+    This is called before the library is first used: torch makes its folder when it is imported.
+    """
+    top = home()
+    with suppress(OSError):
+        top.mkdir(parents=True, exist_ok=True)
+    if not os.access(top, os.W_OK):  # then the library would look for a place of its own
+        top = _until_exit()
+    for name, folder in _STORES[library].items():
+        os.environ.setdefault(name, str(top / folder))
+
+
+@cache
+def _until_exit() -> Path:
+    import atexit
+    import shutil
+    import tempfile
+
+    folder = tempfile.mkdtemp(prefix="resnest-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def offline() -> bool:

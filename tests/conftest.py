@@ -27,6 +27,8 @@ from PIL import Image
 
 # two tests run at once, and each may start processes: more threads would be in each other's way
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# ONNX Runtime, which only tests use, would report its use
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # as at a terminal: what a shell starts in the background is told to ignore Ctrl-C, and passes it on
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -200,7 +200,8 @@ def _fail(message: str, code: int) -> int:
 
 def _usage_error(error: typer.TyperException, arguments: list[str]) -> int:
     context = getattr(error, "ctx", None)
-    path = context.command_path if context else "resnest"
+    named = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    path = context.command_path if context else f"resnest {named}".rstrip()
     message = error.format_message()
     if not message and context:  # no arguments at all
         typer.echo(context.get_help())

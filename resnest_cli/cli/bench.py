@@ -65,6 +65,7 @@ def bench(
     fmt: Annotated[
         Literal["table", "json"], option("--format -f", OUTPUT, "Output format.")
     ] = "table",
+    as_json: options.Json = False,
     output: Annotated[
         Path | None, option("--output -o FILE", OUTPUT, "Also write JSON to FILE, a .json.")
     ] = None,
@@ -97,6 +98,7 @@ def bench(
       resnest bench resnest50 --device cuda --precision fp16 -b 64 --compile
     """
     set_verbosity(quiet=quiet, verbose=verbose)
+    fmt = options.chosen_format(fmt, as_json)
     chosen = _models(models or [], every=every, weights=weights)
     _check_targets(output, chart, overwrite=overwrite)
     check_no_input(filter(None, (output, chart)), [weights])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from resnest_cli import settings
+from resnest_cli.cli import options
 from resnest_cli.cli.options import complete_model, option
 from resnest_cli.cli.tables import print_table
 from resnest_cli.errors import UsageError
@@ -31,7 +32,7 @@ def cache(
         typer.Argument(
             metavar="[NAME]...",
             help="What to remove: models or files that 'resnest cache list' shows, or kinds: "
-            "checkpoint, compiled, digests, inductor, partial.",
+            "checkpoint, compiled, digests, inductor, cuda, matplotlib, partial.",
             autocompletion=complete_model,
             show_default=False,
         ),
@@ -40,14 +41,15 @@ def cache(
         bool, option("--dry-run", None, "Show what would be removed, and remove nothing.")
     ] = False,
     fmt: Annotated[
-        Literal["table", "json"], option("--format -f", None, "Output format.")
+        Literal["table", "json"], option("--format -f", options.OUTPUT, "Output format.")
     ] = "table",
+    as_json: options.Json = False,
 ) -> None:
     """List and clean what is stored on disk.
 
     The cache folder is $RESNEST_HOME, by default in the user's cache folder. It holds checkpoints,
-    models compiled for this CPU, digests of files, and what torch.compile has generated. Whatever
-    is removed is downloaded or compiled again when it is needed.
+    models compiled for this CPU, digests of files, and what torch.compile, CUDA and matplotlib have
+    generated. Whatever is removed is downloaded or generated again when it is needed.
 
     prune removes compiled models and digests of checkpoints that are gone or have changed or that
     another version made, and what interrupted downloads have left.
@@ -75,7 +77,7 @@ def cache(
     else:
         items = remove_from_cache(names or (), dry_run=dry_run)
     total = sum(item.bytes for item in items)
-    if fmt == "json":
+    if options.chosen_format(fmt, as_json) == "json":
         fields = ("kind", "name", "detail", "bytes", "unused_because")
         rows = [{f: getattr(i, f) for f in fields} | {"path": str(i.path)} for i in items]
         summary = {"folder": str(settings.home()), "bytes": total, "items": rows}

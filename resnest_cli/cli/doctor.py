@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from resnest_cli.cli import options
 from resnest_cli.cli.options import option
 
 
 def doctor(
-    as_json: Annotated[
-        bool, option("--json", None, "Print the same as JSON, for bug reports.")
-    ] = False,
+    fmt: Annotated[
+        Literal["table", "json"],
+        option("--format -f", options.OUTPUT, "Output format; json is for bug reports."),
+    ] = "table",
+    as_json: options.Json = False,
 ) -> int:
     """Show versions, devices, engines and the cache, and classify an image.
 
@@ -27,6 +30,7 @@ def doctor(
     """
     from resnest_cli.inference.diagnosis import diagnose
 
+    as_json = options.chosen_format(fmt, as_json) == "json"
     report: dict[str, object] = {}
     works = False
     for title, facts in diagnose():

@@ -73,6 +73,7 @@ def evaluate(
     fmt: Annotated[
         Literal["table", "json"], option("--format -f", options.OUTPUT, "Output format.")
     ] = "table",
+    as_json: options.Json = False,
     output: Annotated[
         Path | None,
         option(
@@ -132,6 +133,7 @@ def evaluate(
       resnest evaluate photos/ --model best.safetensors --calibrate calibrated.safetensors
     """
     set_verbosity(quiet=quiet, verbose=verbose)
+    fmt = options.chosen_format(fmt, as_json)
     name = options.chosen_model(model, weights)
     spec = ModelSpec(name, weights, labels, preprocess, crop, resize, offline=offline)
     from resnest_cli.evaluation import evaluate as evaluation

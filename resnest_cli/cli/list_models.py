@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from resnest_cli.catalog.weights import ModelInfo, model_infos
+from resnest_cli.cli import options
 from resnest_cli.cli.options import option
 from resnest_cli.cli.tables import print_table, table_width
 from resnest_cli.errors import UsageError
@@ -26,8 +27,9 @@ def list_models(
         str, typer.Argument(help="Part of a name, or a pattern such as '*fast*'.")
     ] = "*",
     fmt: Annotated[
-        Literal["table", "json", "csv"], option("--format -f", None, "Output format.")
+        Literal["table", "json", "csv"], option("--format -f", options.OUTPUT, "Output format.")
     ] = "table",
+    as_json: options.Json = False,
 ) -> None:
     """List the models: size, cost, input, published accuracy.
 
@@ -41,6 +43,7 @@ def list_models(
 
       resnest list-models 'resnest50*' -f json
     """
+    fmt = options.chosen_format(fmt, as_json)
     infos = model_infos(pattern)
     if not infos:
         raise UsageError(f"no model fits '{pattern}'; 'resnest list-models' shows all")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
@@ -13,6 +13,8 @@ from resnest_cli.catalog.demo import DEMO
 from resnest_cli.catalog.variants import VARIANTS
 from resnest_cli.engines.api import DEVICES, MAX_BATCH_SIZE, MAX_WORKERS
 from resnest_cli.errors import UsageError
+
+Name = TypeVar("Name", bound="str | None")
 
 # help panels, in the order in which --help shows them
 INPUT, MODEL, RESULTS, OUTPUT, MACHINE = "Input", "Model", "Results", "Output", "Machine"
@@ -53,6 +55,13 @@ def chosen_model(model: str | None, weights: Path | None) -> str | None:
     return default_model()
 
 
+def chosen_format(fmt: Name, as_json: bool) -> Name | Literal["json"]:
+    """The output format, which `--json` may stand for."""
+    if as_json and fmt not in (None, "table", "json"):
+        raise UsageError(f"`format={fmt}` and `json` cannot be used together")
+    return "json" if as_json else fmt
+
+
 def colour(text: str | None) -> tuple[int, int, int] | None:
     """RRGGBB as red, green and blue, 0 to 255."""
     if text is None:
@@ -89,7 +98,7 @@ Weights = Annotated[
     option(
         "--weights FILE",
         MODEL,
-        "Local checkpoint: .pth, .pt or .safetensors; or an exported .onnx or .xml. "
+        "Local checkpoint: .pth, .pt or .safetensors; or an exported .onnx or .xml (not .pt2). "
         "Checkpoints written by resnest carry labels and preprocessing; for others --model "
         "names the variant. [default: the model's published one]",
     ),
@@ -221,6 +230,7 @@ Format = Annotated[
     Literal["table", "json", "jsonl", "csv", "tsv", "parquet"] | None,
     option("--format -f", OUTPUT, "Output format. [default: by --output's suffix, else table]"),
 ]
+Json = Annotated[bool, option("--json", OUTPUT, "The same as --format json.")]
 Output = Annotated[
     Path | None,
     option(

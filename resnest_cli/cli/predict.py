@@ -55,6 +55,7 @@ def predict(
     top_k: options.TopK = None,
     threshold: options.Threshold = 0.0,
     fmt: options.Format = None,
+    as_json: options.Json = False,
     output: options.Output = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
@@ -101,7 +102,7 @@ def predict(
     from resnest_cli.inference.job import PredictionJob
 
     job = PredictionJob(
-        wanted, target, fmt,
+        wanted, target, options.chosen_format(fmt, as_json),
         model=ModelSpec(name, weights, labels, preprocess, crop, resize, offline=offline),
         runtime=RuntimeOptions(device, engine, precision, compiled, batch_size, workers),
         decode=DecodeOptions(

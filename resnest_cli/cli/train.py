@@ -37,7 +37,9 @@ def train(
     val: Annotated[
         Path | None,
         option(
-            "--val DIR", _DATA, "Validation set. [default: val/ or test/ in DATA, else held out]"
+            "--val DIR",
+            _DATA,
+            "Validation set. [default: val/, valid/, validation/ or test/ in DATA, else held out]",
         ),
     ] = None,
     val_fraction: Annotated[

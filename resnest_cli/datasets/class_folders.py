@@ -14,7 +14,7 @@ from pathlib import Path
 from resnest_cli.errors import DatasetError, ImageError, UsageError
 from resnest_cli.imaging.decode_options import DEFAULT
 from resnest_cli.imaging.image_formats import is_image_name
-from resnest_cli.inputs.source import as_source, is_archive
+from resnest_cli.inputs.source import Source, is_archive
 from resnest_cli.inputs.walk import LeftOut, is_system_folder, walk
 from resnest_cli.progress import SILENT, SUMMARY, Progress
 from resnest_cli.text import Names, counted, listed, nfc, printable
@@ -200,13 +200,13 @@ def validate_classes(train: LabelledImages, val: LabelledImages | None) -> None:
 
 
 def find_unreadable(
-    paths: Sequence[str], *, workers: int, progress: Progress = SILENT
+    sources: Sequence[Source], *, workers: int, progress: Progress = SILENT
 ) -> dict[str, str]:
-    """The images that cannot be decoded, each with the reason in one line, by `workers` threads."""
+    """The names of those that cannot be decoded, each with the reason, by `workers` threads."""
 
-    def reason(path: str) -> str | None:
+    def reason(source: Source) -> str | None:
         try:
-            as_source(path).load(DEFAULT)
+            source.load(DEFAULT)
         except ImageError as error:
             return str(error)
         finally:
@@ -214,11 +214,11 @@ def find_unreadable(
         return None
 
     progress.start("checking images")
-    progress.total(len(paths))
+    progress.total(len(sources))
     try:
         with ThreadPoolExecutor(workers) as pool:
-            reasons = pool.map(reason, paths)
-            return {path: text for path, text in zip(paths, reasons, strict=True) if text}
+            reasons = pool.map(reason, sources)
+            return {s.name: text for s, text in zip(sources, reasons, strict=True) if text}
     finally:
         progress.finish()
 

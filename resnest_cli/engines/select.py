@@ -137,6 +137,7 @@ def _check_openvino(runtime: RuntimeOptions) -> None:
 
 def _best_engine(runtime: RuntimeOptions) -> str:
     """torch on a GPU; OpenVINO on a CPU if it is installed and computes in the precision."""
+    settings.contain("cuda")
     cpu = runtime.device == "cpu" or (runtime.device == "auto" and not has_gpu())
     if runtime.torch_compile or not cpu or find_spec("openvino") is None:
         return "torch"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -310,12 +309,17 @@ def _too_little_memory(device: str, what: str) -> EngineError:
 def compiled_by_torch(network: Callable[Inputs, Value]) -> Callable[Inputs, Value]:
     """A network compiled by torch, which takes a minute or so at each new batch size.
 
-    The generated code is stored in the cache folder, not in one where others can write.
+    The generated code is stored in the cache folder, not in one where others can write, as torch
+    does with precompiled headers.
 
     The result raises `EngineError` if torch cannot compile.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.inductor_folder()))
-    fast: Callable[Inputs, Value] = torch.compile(network, dynamic=False)
+    settings.contain("inductor")
+    from torch._inductor import list_options
+
+    headers = "cpp_cache_precompile_headers"
+    options: dict[str, Any] | None = {headers: False} if headers in list_options() else None
+    fast: Callable[Inputs, Value] = torch.compile(network, dynamic=False, options=options)
     worked = False
 
     def run(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Value:
@@ -355,6 +359,7 @@ def resolve_device(device: str) -> str:
             f"`device` must be one of {', '.join(DEVICES)}, cuda:N or, to predict, several as "
             f"cuda:0,1, not '{device}'"
         )
+    settings.contain("cuda")
     kind, _, number = device.partition(":")
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":

@@ -16,6 +16,7 @@ from resnest_cli.catalog.weights import is_path
 from resnest_cli.datasets.class_folders import LabelledImages, check_output_outside
 from resnest_cli.datasets.class_names import match_images
 from resnest_cli.datasets.labelled_folder import LabelledFolder
+from resnest_cli.datasets.repeats import FINGERPRINTS, Fingerprints, noted, read_fingerprints
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
 from resnest_cli.errors import DatasetError, ImageError, UsageError, require_extra
 from resnest_cli.evaluation.metrics import measure
@@ -30,6 +31,7 @@ from resnest_cli.evaluation.report import (
 from resnest_cli.files import PLAIN, CSVStyle, check_no_input
 from resnest_cli.imaging.decode_options import DecodeOptions
 from resnest_cli.inference.classifier import Classifier
+from resnest_cli.inputs.source import Source
 from resnest_cli.progress import SILENT, SUMMARY, Progress
 from resnest_cli.text import counted, printable
 
@@ -137,7 +139,9 @@ def _measured(
     progress: Progress,
 ) -> Evaluation:
     """The evaluation of a classifier on images with the indices of their classes, (N)."""
-    logits, failed = _logits(classifier, images.paths, progress)
+    found: Fingerprints = {}
+    logits, failed = _logits(classifier, noted(images.paths, found), progress)
+    _warn_of_repeats(images, found, classifier.engine.weights.path.parent)
     read = [index for index in range(len(images)) if index not in failed]
     labels = labels[read]
     metrics = measure(logits, labels, bins=bins)
@@ -160,15 +164,15 @@ def _measured(
 
 
 def _logits(
-    classifier: Classifier, paths: Sequence[str], progress: Progress
+    classifier: Classifier, sources: Sequence[Source], progress: Progress
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
     """The logits (N, classes) of the images that can be read; why the others cannot, by index."""
     rows: list[NDArray[np.float32]] = []
     failed: dict[int, str] = {}
     progress.start("evaluating")
-    progress.total(len(paths))
+    progress.total(len(sources))
     try:
-        for index, (source, logits) in enumerate(classifier.logits(paths)):
+        for index, (source, logits) in enumerate(classifier.logits(sources)):
             if isinstance(logits, ImageError):
                 failed[index] = str(logits)
                 log.warning("'%s': %s", printable(source.name), logits)
@@ -178,9 +182,29 @@ def _logits(
     finally:
         progress.finish()
     if not rows:
-        raise DatasetError(f"no image can be read: {counted(len(paths), 'image')} failed")
+        raise DatasetError(f"no image can be read: {counted(len(sources), 'image')} failed")
     if not np.isfinite(stacked := np.stack(rows)).all():
         raise DatasetError("the model's outputs are NaN or infinite: its weights are damaged")
     if failed:
         log.log(SUMMARY, "%s cannot be read", counted(len(failed), "image"))
     return stacked, failed
+
+
+def _warn_of_repeats(images: LabelledImages, found: Fingerprints, run: Path) -> None:
+    """Warn of images that occur twice, or in the training set of the model, where its run is."""
+    count = counted(len(found), "image")
+    trained = read_fingerprints(run / FINGERPRINTS)
+    known = sum(fingerprint in trained for fingerprint in found.values())
+    if known:
+        log.warning(
+            "%d of %s are in the training set of the model, by their pixels\n"
+            "the accuracy is higher than on new images; evaluate images that were held out",
+            known, count,
+        )  # fmt: skip
+    classes: dict[bytes, set[int]] = {}
+    for path, target in zip(images.paths, images.targets, strict=True):
+        if path in found:
+            classes.setdefault(found[path], set()).add(target)
+    if again := len(found) - len(classes):
+        hint = ", some in another class" if any(len(c) > 1 for c in classes.values()) else ""
+        log.warning("%d of %s repeat others, by their pixels%s", again, count, hint)

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resnest_cli import settings
 from resnest_cli.catalog.config import METADATA_KEY, ModelConfig
 from resnest_cli.catalog.demo import example
 from resnest_cli.catalog.labels import read_labels
@@ -229,6 +230,7 @@ def _example(config: ModelConfig) -> Tensor:
 @contextmanager
 def _quiet_exporters() -> Iterator[None]:
     """Hide the exporters' advice, which is for their developers."""
+    settings.contain("inductor")
     log = logging.getLogger("torch")
     before = log.level
     log.setLevel(logging.ERROR)

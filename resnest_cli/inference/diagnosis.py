@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
 from resnest_cli import settings
 from resnest_cli.catalog import demo
@@ -25,15 +26,38 @@ _OPTIONAL = {  # by import name: the distribution's name, and the extra that ins
     "matplotlib": ("matplotlib", "train"),
     "sklearn": ("scikit-learn", "train"),
 }
+_REPORTER = "openvino_telemetry"  # sends usage data when OpenVINO's converters are imported
 
 
 def diagnose() -> Iterator[tuple[str, dict[str, str]]]:
-    """Facts about this installation, by title; the last ones are `works` or `failed`."""
+    """Facts about this installation, by title; the last ones have `works` or `failed`."""
+    contacted = _watch_network()
     yield "Versions", _versions()
     yield "Devices", _devices()
     yield "Engines", _engines()
     yield "Cache", _cache()
-    yield "Self-test", _self_test()
+    yield "Self-test", _self_test() | {"telemetry": _telemetry(contacted)}
+
+
+def _watch_network() -> list[str]:
+    """The hosts that any library in this process contacts or looks up from now on."""
+    contacted: list[str] = []
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "socket.getaddrinfo":
+            contacted.append(str(arguments[0]))
+        elif event == "socket.connect" and isinstance(arguments[1], tuple):
+            contacted.append(str(arguments[1][0]))
+
+    sys.addaudithook(hook)
+    return contacted
+
+
+def _telemetry(contacted: list[str]) -> str:
+    """Whether what ran so far, the engines included, has reported to anybody."""
+    if _REPORTER in sys.modules:
+        return f"on: {_REPORTER} is imported"
+    return f"on: {', '.join(dict.fromkeys(contacted))} contacted" if contacted else "off"
 
 
 def _versions() -> dict[str, str]:

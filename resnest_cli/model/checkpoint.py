@@ -235,7 +235,9 @@ def write_calibrated(source: Path, config: ModelConfig, target: Path, temperatur
 
 def _read(path: Path, head: bytes) -> tuple[Any, ModelConfig | None]:
     if is_graph(path) or path.suffix == ".pt2":
-        kind = "graph, which can only be run" if is_graph(path) else "program, which is never run"
+        kind = "graph, which can only be run"
+        if path.suffix == ".pt2":  # torch.export.load unpickles and evaluates what it holds
+            kind = "program, which is for other programs: loading it could run code from the file"
         raise CheckpointError(
             f"'{path}' holds a {kind}; a checkpoint is needed here\n"
             "use the checkpoint that it was exported from, or that one's .safetensors export"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnest_cli import settings
 from resnest_cli.files import atomic_write
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def _line(axes: Any, values: Sequence[float], colour: str, label: str) -> None:
 
 def _figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, that needs no window system."""
+    settings.contain("matplotlib")
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -165,12 +165,14 @@ class SharedDropout(nn.Dropout):
         self.seed = seed
         self.step = 0
         self.processes = processes
+        # else compiled for each step
+        self._drop = torch.compiler.disable(self._dropped)  # type: ignore[no-untyped-call]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # else compiled for each step
     def forward(self, x: Tensor) -> Tensor:
         """Features (N, C) to features of the same shape, in training a fraction `p` of them 0."""
-        if not self.training or self.p == 0:
-            return x
+        return x if not self.training or self.p == 0 else self._drop(x)
+
+    def _dropped(self, x: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
         whole = torch.rand(len(x) * self.processes.world_size, x.shape[1], generator=generator)
         kept = whole[self.processes.rank * len(x) :][: len(x)] >= self.p

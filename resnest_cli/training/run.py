@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from resnest_cli import settings
 from resnest_cli.errors import UsageError, require_extra
 from resnest_cli.training.plan import make_plan, reported_once
 from resnest_cli.training.recipe import combine, read_options, read_recipe
@@ -59,6 +60,7 @@ def train(
     """
     with reported_once():
         require_extra("train", "matplotlib")
+        settings.contain("inductor")
         given = read_options(options, "the options")
         if recipe is not None:
             given = combine(given, read_recipe(recipe))

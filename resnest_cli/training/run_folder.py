@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resnest_cli import hashing
+from resnest_cli.datasets.repeats import FINGERPRINTS
 from resnest_cli.errors import OutputError, UsageError
 from resnest_cli.files import atomic_write, leftovers, locked, os_errors, writable_folder
 from resnest_cli.progress import SUMMARY
@@ -22,11 +23,12 @@ from resnest_cli.training.summary import SUMMARY_FILE
 log = logging.getLogger(__name__)
 
 STATE, SKIPPED, HELD_OUT, RECIPE = "state.pt", "skipped.csv", "val.csv", "run.json"
+REPEATED = "repeated.csv"
 FILES = (
     "best.safetensors", "last.safetensors", "history.csv", "curves.png", STATE, SUMMARY_FILE,
-    HELD_OUT, SKIPPED, RECIPE,
+    HELD_OUT, SKIPPED, RECIPE, REPEATED, FINGERPRINTS,
 )  # fmt: skip
-_BEFORE_TRAINING = {HELD_OUT, SKIPPED, RECIPE}
+_BEFORE_TRAINING = {HELD_OUT, SKIPPED, RECIPE, REPEATED, FINGERPRINTS}
 # what no stored recipe lacks
 _ALWAYS_STORED = {field.name for field in fields(Recipe) if field.default not in (None, ())}
 # what may be given anew when a run is resumed: files may have moved, and the check changes nothing

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from resnest_cli.catalog.config import ModelConfig
 from resnest_cli.datasets.class_folders import LabelledImages
+from resnest_cli.datasets.repeats import FINGERPRINTS, Fingerprints, write_fingerprints
 from resnest_cli.engines.torch_engine import resolve_device
 from resnest_cli.files import atomic_write
 from resnest_cli.hardware import processors
@@ -23,8 +24,13 @@ from resnest_cli.training.distill import load_teachers, mean_prediction
 from resnest_cli.training.distributed import DistContext
 from resnest_cli.training.initial_weights import InitialWeights
 from resnest_cli.training.plan import Plan, reported_once
-from resnest_cli.training.run_folder import HELD_OUT, RECIPE, SKIPPED, STATE
-from resnest_cli.training.splits import find_unreadable, separate, write_held_out
+from resnest_cli.training.run_folder import HELD_OUT, RECIPE, REPEATED, SKIPPED, STATE
+from resnest_cli.training.splits import (
+    find_unreadable,
+    separate,
+    warn_of_repeats,
+    write_held_out,
+)
 from resnest_cli.training.summary import EpochStats, TrainingProgress, TrainingSummary, best_epoch
 from resnest_cli.training.trainer import Trainer, memory_errors
 from resnest_cli.version import __version__
@@ -41,6 +47,7 @@ class _Prepared(NamedTuple):
     train: LabelledImages
     val: LabelledImages
     origin: str | None  # of the initial weights
+    fingerprints: Fingerprints  # in the main process, if images were checked
 
 
 def execute(plan: Plan, device: str, progress: TrainingProgress) -> TrainingSummary:
@@ -57,8 +64,7 @@ def execute(plan: Plan, device: str, progress: TrainingProgress) -> TrainingSumm
         with reported_once():
             _start_or_resume(prepared.trainer, prepared.plan)
         if processes.is_main:
-            if plan.splits.val_folder is None:
-                write_held_out(prepared.val, plan.data, plan.folder.path / HELD_OUT)
+            _write_sets(prepared)
             log.log(SUMMARY, "%s", _description(prepared))
         _train(prepared, progress)
         summary = _summary(prepared)
@@ -67,6 +73,17 @@ def execute(plan: Plan, device: str, progress: TrainingProgress) -> TrainingSumm
             (plan.folder.path / STATE).unlink(missing_ok=True)
             return TrainingSummary.read(plan.folder.path)
         return summary
+
+
+def _write_sets(prepared: _Prepared) -> None:
+    """Write what is known of the training and the validation set, and warn if they overlap."""
+    plan, train, val, found = prepared.plan, prepared.train, prepared.val, prepared.fingerprints
+    folder = plan.folder.path
+    if plan.splits.val_folder is None:
+        write_held_out(val, plan.data, folder / HELD_OUT)
+    if found:
+        write_fingerprints(folder / FINGERPRINTS, train.paths, found)
+        warn_of_repeats(train, val, found, folder / REPEATED)
 
 
 def _prepare(
@@ -78,7 +95,8 @@ def _prepare(
             processes.check_batch_size(recipe.batch_size)
         initial = InitialWeights.load(recipe, offline=plan.offline, on_bytes=progress.download)
         teachers = load_teachers(recipe.teacher, plan.splits.images.used_classes)
-        plan = _without_unreadable(plan, processes, progress)
+        found: Fingerprints = {}
+        plan = _without_unreadable(plan, processes, found, progress)
         train, val = separate(plan.splits, recipe.val_fraction or 0.0, recipe.seed)
     batch_size = recipe.batch_size or _batch_size(len(train), processes.world_size)
     recipe = replace(recipe, batch_size=batch_size)
@@ -94,15 +112,23 @@ def _prepare(
             state_file=plan.folder.path / STATE, processes=processes,
             teacher=teacher, torch_compile=compiled,
         )  # fmt: skip
-    return _Prepared(replace(plan, recipe=recipe), trainer, config, train, val, initial.origin)
+    plan = replace(plan, recipe=recipe)
+    return _Prepared(plan, trainer, config, train, val, initial.origin, found)
 
 
-def _without_unreadable(plan: Plan, processes: DistContext, progress: TrainingProgress) -> Plan:
-    """The plan without the images that cannot be decoded, unless they are not to be checked."""
+def _without_unreadable(
+    plan: Plan, processes: DistContext, found: Fingerprints, progress: TrainingProgress
+) -> Plan:
+    """The plan without the images that cannot be decoded, unless they are not to be checked.
+
+    In the main process the fingerprints of the others are added to `found`.
+    """
     if not plan.recipe.check:
         return plan
     record = plan.folder.path / SKIPPED
-    bad = processes.broadcast_from_main(lambda: find_unreadable(plan.splits, record, progress))
+    bad = processes.broadcast_from_main(
+        lambda: find_unreadable(plan.splits, record, found, progress)
+    )
     return replace(plan, splits=plan.splits.without(bad))
 
 
@@ -181,7 +207,7 @@ def _write_history(file: Path, history: list[EpochStats]) -> None:
 
 
 def _summary(prepared: _Prepared) -> TrainingSummary:
-    plan, trainer, config, train, val, origin = prepared
+    plan, trainer, config, train, val, origin, _ = prepared
     history, folder = trainer.progress.history, plan.splits.val_folder
     return TrainingSummary(
         folder=plan.folder.path,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from resnest_cli.datasets import class_folders
 from resnest_cli.datasets.class_folders import LabelledImages
+from resnest_cli.datasets.repeats import Fingerprints, noted, repeats
 from resnest_cli.errors import DatasetError, UsageError
 from resnest_cli.files import write_csv
 from resnest_cli.hardware import processors
@@ -51,11 +52,17 @@ def find_splits(data: Path, val: Path | None, val_fraction: float | None, output
     return Splits(train_folder, val_folder, images, val_images)
 
 
-def find_unreadable(splits: Splits, record: Path, progress: Progress) -> set[str]:
-    """The images that cannot be decoded; they are listed in `record`, with the reasons."""
+def find_unreadable(
+    splits: Splits, record: Path, found: Fingerprints, progress: Progress
+) -> set[str]:
+    """The images that cannot be decoded; they are listed in `record`, with the reasons.
+
+    The fingerprints of the others are added to `found`.
+    """
     record.unlink(missing_ok=True)
     paths = [*splits.images.paths, *(splits.val_images.paths if splits.val_images else ())]
-    bad = class_folders.find_unreadable(paths, workers=processors(), progress=progress)
+    sources = noted(paths, found)
+    bad = class_folders.find_unreadable(sources, workers=processors(), progress=progress)
     if bad:
         write_csv(record, ("path", "reason"), bad.items())
         log.warning("%s left out as unreadable: see '%s'", counted(len(bad), "image"), record)
@@ -85,6 +92,20 @@ def separate(
     if missing:
         log.warning("classes without a validation image: %s", listed(missing))
     return train, val
+
+
+def warn_of_repeats(
+    train: LabelledImages, val: LabelledImages, found: Fingerprints, record: Path
+) -> None:
+    """Warn if validation images are in the training set too; they are listed in `record`."""
+    same = repeats(val.paths, train.paths, found)
+    if same:
+        write_csv(record, ("path", "same_as"), same)
+        log.warning(
+            "%d of %s are in the training set, too (the same pixels): see '%s'\n"
+            "the accuracy will be higher than on new images; keep them in one of the sets",
+            len(same), counted(len(val), "validation image"), record,
+        )  # fmt: skip
 
 
 def write_held_out(val: LabelledImages, folder: Path, record: Path) -> None:

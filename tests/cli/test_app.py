@@ -58,6 +58,9 @@ def test_the_console_script_is_the_module(run):
 
 
 WRONG = [
+    ("predict x.jpg --top-k", 2, "see 'resnest predict --help'"),
+    ("train x --epochs", 2, "see 'resnest train --help'"),
+    ("predict x.jpg -f csv --json", 2, "--format csv and --json cannot be used together"),
     ("predict x.jpg --model resnet50", 2, "did you mean resnest50"),
     ("predict x.jpg --top-k 0", 2, "'--top-k' / '-k': must be a whole number, 1 or more, not '0'"),
     ("predict x.jpg --threshold 2", 2, "must be a number from 0.0 to 1.0, not '2'"),

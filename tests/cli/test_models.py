@@ -4,12 +4,13 @@ import csv
 import io
 import json
 import os
+import socket
 import sys
 
 import pytest
 
 from resnest_cli import __version__, list_models
-from resnest_cli.catalog.demo import demo_checkpoint
+from resnest_cli.catalog.demo import demo_checkpoint, example
 from resnest_cli.cli.options import complete_model
 from resnest_cli.engines import select
 from resnest_cli.errors import EngineError
@@ -35,6 +36,23 @@ def test_models_as_json_and_csv(run, home):
     table = list(csv.DictReader(io.StringIO(run("list-models", "*fast*", "-f", "csv").stdout)))
     assert [row["name"] for row in table] == list_models("*fast*")
     assert table[0]["top5"] == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["list-models demo", "cache", "bench demo --seconds 0.1 -q", "predict boat.jpg -m demo",
+     "evaluate classes -m demo", "doctor"],
+)  # fmt: skip
+def test_json_is_format_json_everywhere(command, run, tmp_path):
+    image, _ = example()
+    (tmp_path / "classes" / "ship").mkdir(parents=True)
+    for path in (tmp_path / "boat.jpg", tmp_path / "classes" / "ship" / "0.jpg"):
+        path.write_bytes(image.read_bytes())
+    both = [run(*command.split(), *options) for options in (["--json"], ["-f", "json"])]
+    assert {done.returncode for done in both} == {0}, both[0].stderr
+    keys = [json.loads(done.stdout) for done in both]
+    first, second = (set(k[0] if isinstance(k, list) else k) for k in keys)
+    assert first == second
 
 
 def test_models_as_a_table(run):
@@ -176,7 +194,8 @@ def test_doctor(run, home):
     assert "boat.jpg is a ship" in facts["works"]
 
 
-def test_doctor_as_json(run):
+def test_doctor_as_json(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino_telemetry", sys)  # as if something had imported it
     done = run("doctor", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -184,6 +203,20 @@ def test_doctor_as_json(run):
     assert report["works"] is True
     assert report["versions"]["resnest"] == __version__
     assert "boat.jpg is a ship" in report["self_test"]["works"]
+    assert report["self_test"]["telemetry"] == "on: openvino_telemetry is imported"
+
+
+def test_doctor_reports_what_is_contacted(run, monkeypatch):
+    """`off` is what it has seen; see tests/test_quiet.py for that."""
+    monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
+
+    def contacts(*_):
+        with pytest.raises(OSError), socket.socket() as client:  # noqa: PT011
+            client.connect(("127.0.0.1", 1))
+        return "torch"
+
+    monkeypatch.setattr("resnest_cli.inference.diagnosis.resolve_engine", contacts)
+    assert "telemetry    on: 127.0.0.1 contacted" in run("doctor").stdout
 
 
 def test_doctor_reports_what_does_not_work(run):

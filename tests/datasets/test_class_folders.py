@@ -14,6 +14,7 @@ from resnest_cli.datasets.class_folders import (
     validate_classes,
 )
 from resnest_cli.errors import DatasetError, UsageError
+from resnest_cli.inputs.source import as_source
 from resnest_cli.progress import Progress
 from tests.conftest import drawn
 
@@ -161,7 +162,7 @@ def test_unreadable_images_are_found_with_the_reason(tmp_path):
     broken.write_bytes(broken.read_bytes()[:200])
     paths = [str(p) for p in sorted((folder / "a").iterdir())]
     progress = Calls()
-    found = find_unreadable(paths, workers=2, progress=progress)
+    found = find_unreadable([as_source(path) for path in paths], workers=2, progress=progress)
     assert list(found) == [str(broken)]
     assert "truncated" in found[str(broken)]
     assert progress.calls == ["start checking images", "total 3", *["advance"] * 3, "finish"]

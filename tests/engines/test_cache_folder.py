@@ -164,7 +164,7 @@ def test_kinds_can_be_removed(checkpoint):
     hashing.file_sha256(checkpoint)
     assert shown() == [("digests", "digests", False), ("inductor", "inductor", False)]
     assert [item.bytes for item in remove_from_cache(["inductor"])] == [5]
-    assert not settings.inductor_folder().exists()
+    assert not (settings.home() / "inductor").exists()
     remove_from_cache(["digests"])
     assert stored() == []
     with pytest.raises(UsageError, match="nothing in the cache is called 'digests'"):

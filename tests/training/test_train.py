@@ -19,7 +19,11 @@ from tests.training.conftest import CLASSES, RECIPE, SHORT, colours, history, sa
 def test_the_output_folder(trained):
     folder, done = trained
     names = {"best.safetensors", "last.safetensors", "history.csv", "curves.png", "summary.json"}
-    assert {path.name for path in folder.iterdir()} == names | {"val.csv", "run.json"}
+    assert {path.name for path in folder.iterdir()} == names | {
+        "val.csv",
+        "run.json",
+        "fingerprints.bin",
+    }
     assert [row["epoch"] for row in history(folder)] == ["1", "2"]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["images"] == {"train": 36, "val": 4}

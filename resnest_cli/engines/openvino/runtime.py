@@ -1,13 +1,15 @@
 """OpenVINO itself, without its converters, and what it can do on this processor.
 
-`openvino` imports its converters if they are installed, which takes as long as all the rest and
-brings in a package that reports usage to a server. Nothing here uses them.
+`openvino` imports its converters if they are installed, which takes as long as all the rest, and
+reports the import to a server by the package `openvino_telemetry`. Nothing here uses them; a
+program that imports this one and OpenVINO finds them when it asks for them.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 _CONVERTERS = "openvino.tools.ovc"
 _hidden = _CONVERTERS not in sys.modules
@@ -18,6 +20,20 @@ try:
 finally:
     if _hidden:
         del sys.modules[_CONVERTERS]
+
+
+def _converter(name: str) -> Any:
+    """What `openvino` lacks without its converters, for others in this process."""
+    if name != "convert_model":
+        raise AttributeError(f"module 'openvino' has no attribute '{name}'")
+    from openvino.tools.ovc import convert_model
+
+    ov.convert_model = convert_model
+    return convert_model
+
+
+if _hidden and not hasattr(ov, "__getattr__"):
+    ov.__getattr__ = _converter
 
 __all__ = ["core", "ov", "precision_hint", "supported_precisions"]
 
