@@ -106,28 +106,32 @@ def export_model(
     start = time.monotonic()
     check_sizes(crop, resize)
     names = read_labels(Path(labels)) if labels is not None else None
-    path, kind = _target(Path(output), format)
+    path, kind = _target(Path(output), format, store)
     files = [path, path.with_suffix(".bin")] if kind.suffix == ".xml" else [path]
     for file in files:
         check_new(file, overwrite=overwrite)
-    if store not in ("fp32", "fp16") or (store == "fp16" and kind.suffix != ".safetensors"):
-        raise UsageError(f"`store` must be fp32, or fp16 for a .safetensors file, not '{store}'")
     require_extra(kind.extra, *kind.packages)
     source = resolve(model, weights, offline=offline, on_bytes=progress.download)
     if any(file.exists() and file.samefile(source.path) for file in files):
         raise UsageError(f"`output` is the checkpoint itself, '{source.path}': name another file")
     checkpoint = _prepared(source, fp16=store == "fp16")
-    config = checkpoint.config
     if names:
-        names.check(config.num_classes, f"'{labels}'")
-    view = config.preprocessing.named(preprocess).sized(crop, resize)
-    config = replace(config, preprocessing=view, labels=names or config.labels)
-    checkpoint = checkpoint._replace(config=config)
+        names.check(checkpoint.config.num_classes, f"'{labels}'")
+        checkpoint = checkpoint._replace(config=replace(checkpoint.config, labels=names))
+    view = checkpoint.config.preprocessing.named(preprocess).sized(crop, resize)
+    checkpoint = checkpoint._replace(config=replace(checkpoint.config, preprocessing=view))
     return Exported(path, _write(kind, checkpoint, path), time.monotonic() - start)
 
 
-def _target(path: Path, name: str | None) -> tuple[Path, Format]:
+def _target(path: Path, name: str | None, store: str) -> tuple[Path, Format]:
     """The file to write and its format, by the format's name or else the path's suffix."""
+    path, chosen = _with_suffix(path, name)
+    if store not in ("fp32", "fp16") or (store == "fp16" and chosen.suffix != ".safetensors"):
+        raise UsageError(f"`store` must be fp32, or fp16 for a .safetensors file, not '{store}'")
+    return path, chosen
+
+
+def _with_suffix(path: Path, name: str | None) -> tuple[Path, Format]:
     if name is not None and name not in FORMATS:
         raise UsageError(f"`format` must be one of {', '.join(FORMATS)}, not '{name}'")
     if path.is_dir():

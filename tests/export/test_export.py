@@ -16,7 +16,6 @@ from resnest_cli.catalog.config import ModelConfig
 from resnest_cli.catalog.demo import demo_checkpoint
 from resnest_cli.catalog.variants import VARIANTS, get_variant
 from resnest_cli.catalog.weights import resolve
-from resnest_cli.engines.openvino.graph import read_graph
 from resnest_cli.errors import (
     CheckpointError,
     EngineError,
@@ -30,34 +29,12 @@ from resnest_cli.export.formats import TOLERANCE
 from resnest_cli.model.checkpoint import load_checkpoint, save_checkpoint
 from resnest_cli.model.resnest import ResNeSt, initialise
 from tests.conftest import ROOT, drawn
+from tests.export.conftest import READ_BACK, SUFFIXES
 
 pytest.importorskip("openvino", reason="openvino is not installed (extra fast)")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra export)")
 
-SUFFIXES = ("onnx", "xml", "pt2", "safetensors")
-READ_BACK = ("onnx", "xml", "safetensors")
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
-
-
-@pytest.fixture(autouse=True)
-def default_engine(monkeypatch):
-    """Engines as users have them."""
-    monkeypatch.delenv("RESNEST_ENGINE")
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """The bundled network in every format."""
-    folder = tmp_path_factory.mktemp("exported")
-    for suffix in SUFFIXES:
-        made = export_model("demo", folder / f"demo.{suffix}")
-        assert made.path == folder / f"demo.{suffix}"
-        assert 0 <= made.difference <= 1e-5
-        assert made.seconds > 0
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "demo.bin", "demo.onnx", "demo.pt2", "demo.safetensors", "demo.xml",
-    ]  # fmt: skip
-    return folder
 
 
 def probabilities(**given):
@@ -299,7 +276,7 @@ def test_a_failed_export_leaves_an_existing_file_alone(tmp_path, other_format):
     with pytest.raises(OSError, match="No space left"):
         export_model("demo", tmp_path / "out.safetensors", overwrite=True)
     assert (tmp_path / "out.safetensors").read_bytes() == b"before"
-    assert len(list(tmp_path.iterdir())) == 1
+    assert {path.name for path in tmp_path.iterdir()} - {"home"} == {"out.safetensors"}
 
 
 @pytest.mark.parametrize("name", ["out.safetensors", "out.xml"])
@@ -365,71 +342,3 @@ def test_a_network_without_a_last_layer_is_refused(tmp_path):
 def test_graphs_and_programs_cannot_be_exported_again(suffix, exported, tmp_path):
     with pytest.raises(CheckpointError, match=r"holds a (graph|program), which"):
         export_model(str(exported / f"demo.{suffix}"), tmp_path / "out.safetensors")
-
-
-@pytest.mark.parametrize("suffix", READ_BACK)
-def test_damaged_files_are_named(suffix, exported, tmp_path):
-    path = tmp_path / f"cut.{suffix}"
-    whole = (exported / f"demo.{suffix}").read_bytes()
-    path.write_bytes(whole[: len(whole) * 2 // 3])
-    if suffix == "xml":
-        path.with_suffix(".bin").write_bytes((exported / "demo.bin").read_bytes())
-    with pytest.raises(CheckpointError, match=r"cut\."):
-        Classifier(weights=path)
-
-
-@pytest.mark.parametrize("suffix", ["onnx", "xml"])
-def test_a_graph_is_not_taken_for_another_variant(suffix, exported):
-    graph = exported / f"demo.{suffix}"
-    with pytest.raises(CheckpointError, match="holds demo, not resnest50"):
-        Classifier("resnest50", weights=graph)
-    with pytest.raises(UsageError, match=r"`crop` must be 96 pixels .* not 224"):
-        Classifier(weights=graph, preprocess="hub")
-
-
-def test_a_graph_without_its_weights(exported, tmp_path):
-    (tmp_path / "alone.xml").write_bytes((exported / "demo.xml").read_bytes())
-    with pytest.raises(CheckpointError, match=r"put 'alone\.bin' beside it"):
-        Classifier(weights=tmp_path / "alone.xml")
-
-
-MUTATE = """
-import random, sys
-from pathlib import Path
-from resnest_cli.engines.openvino.graph import read_graph
-from resnest_cli.errors import ResNeStError
-source, mutations = Path(sys.argv[1]), int(sys.argv[2])
-whole, path = source.read_bytes(), Path(f"mutated{source.suffix}")
-Path("mutated.bin").write_bytes(source.with_suffix(".bin").read_bytes())
-rng, refused = random.Random(0), 0
-for _ in range(mutations):
-    content = bytearray(whole)
-    edge = rng.choice((64, 4096, len(content) // 2))
-    for _ in range(rng.choice((1, 1, 2, 8))):
-        at = rng.randrange(min(edge, len(content) // 2))
-        content[at if rng.random() < 0.5 else -1 - at] = rng.randrange(256)
-    path.write_bytes(content)
-    try:
-        read_graph(path)
-    except ResNeStError as error:
-        assert str(error).count(chr(10)) <= 1, error
-        refused += 1
-print(refused)
-"""
-
-
-@pytest.mark.parametrize("suffix", ["onnx", "xml"])
-@pytest.mark.parametrize("mutations", [40, pytest.param(2000, marks=pytest.mark.slow)])
-def test_mutated_graphs_are_read_or_refused_with_a_reason(suffix, mutations, exported, tmp_path):
-    """In a process of its own, as a C++ library reads them."""
-    done = subprocess.run(
-        [sys.executable, "-c", MUTATE, exported / f"demo.{suffix}", str(mutations)],
-        cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 0
-
-
-def test_reading_a_graph_gives_its_config(exported):
-    _, config = read_graph(exported / "demo.onnx")
-    assert config == read_graph(exported / "demo.xml")[1]
