@@ -158,11 +158,11 @@ def _prepare_process() -> None:
         if isinstance(stream, io.TextIOWrapper):
             encoding = None if stream.isatty() else "utf-8"
             stream.reconfigure(encoding=encoding, errors="backslashreplace")
-    for name in ("PIL", "tifffile"):  # whose errors are rows; a logger without handler would print
-        logging.getLogger(name).addHandler(logging.NullHandler())
     if not settings.debug():
         warnings.simplefilter("ignore")  # Pillow's and torch's advice is for developers
     logging.getLogger("resnest_cli").addHandler(_ToStderr())
+    for name in ("PIL", "tifffile"):  # whose errors are rows; a logger without handler would print
+        logging.getLogger(name).addHandler(logging.NullHandler())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
