@@ -156,12 +156,10 @@ class TiffKind:
 
     @property
     def _grey_right_in_pillow(self) -> bool:
-        if self.bits in (1, 2, 4, 8):
+        if self.bits in (1, 2, 4, 8, 12):
             return self.format == 1
-        if self.compression == 1 or self.bits == 12:
-            return self.compression == 1
         # libtiff gives samples in the machine's byte order, which Pillow forgets
-        return self.little or (self.format, self.bits) == (1, 16)
+        return self.compression == 1 or self.little or (self.format, self.bits) == (1, 16)
 
     @property
     def right_in_tifffile(self) -> bool:

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -80,6 +81,8 @@ def test_options_that_predict_has_too(run, tmp_path):
     image.putalpha(Image.linear_gradient("L").resize(image.size))
     image.save(folder / "transparent.png")
     drawn(1200, 900).save(folder / "large.jpg")
+    grey = np.asarray(drawn(120, 90).convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 4 + 7000).save(folder / "thermal.png")
     seen = set()
     for options in (
         [],
@@ -87,6 +90,7 @@ def test_options_that_predict_has_too(run, tmp_path):
         ["--background", "ffffff"],
         ["--no-exif"],
         ["--crop", "64"],
+        ["--stretch"],
     ):
         run("evaluate", "data", "-m", "demo", "-o", "report", "--overwrite", *options)
         text = (tmp_path / "report" / "predictions.csv").read_text()
@@ -96,7 +100,7 @@ def test_options_that_predict_has_too(run, tmp_path):
             expected = pytest.approx(float(measured["confidence"]), abs=1e-5)
             assert row["predictions"][0]["probability"] == expected
         seen.add(text)
-    assert len(seen) == 4  # all but --no-exif make a difference here
+    assert len(seen) == 5  # all but --no-exif make a difference here
 
 
 def test_options_for_torch_compile(data, run):

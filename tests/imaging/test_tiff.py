@@ -104,8 +104,10 @@ def plain_tiff(data, bits, *, order="<", colours=1, more=()):
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("compression", [1, 8])
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 7, 9, 10, 12, 14, 15])
-def test_packed_samples_in_either_byte_order(bits, compression, order):
+def test_packed_samples_in_either_byte_order(bits, compression, order, monkeypatch):
     """Samples follow each other bit by bit, whatever the order of bytes elsewhere."""
+    if bits in (1, 2, 4) or (bits == 12 and order == "<"):  # Pillow suffices
+        monkeypatch.setattr("resnest_cli.errors.find_spec", lambda _: None)
     samples = scaled(GREY, "uint16", 2**bits - 1)
     digits = "".join(f"{value:0{bits}b}" for value in samples.ravel())
     data = int(digits, 2).to_bytes(len(digits) // 8, "big")  # a row fills whole bytes
