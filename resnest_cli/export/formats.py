@@ -177,6 +177,7 @@ def _write(kind: Format, checkpoint: Checkpoint, path: Path) -> float:
 
 
 def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
+    settings.contain("inductor")
     program = torch.onnx.export(
         checkpoint.network().requires_grad_(False),
         (_example(checkpoint.config),),
@@ -210,6 +211,7 @@ def _write_openvino(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def _write_program(checkpoint: Checkpoint, path: Path) -> None:
+    settings.contain("inductor")
     program = torch.export.export(
         checkpoint.network().requires_grad_(False),
         (_example(checkpoint.config),),
@@ -234,7 +236,6 @@ def _example(config: ModelConfig) -> Tensor:
 @contextmanager
 def _quiet_exporters() -> Iterator[None]:
     """Hide the exporters' advice, which is for their developers."""
-    settings.contain("inductor")
     log = logging.getLogger("torch")
     before = log.level
     log.setLevel(logging.ERROR)
