@@ -26,6 +26,7 @@ COMMANDS = {  # what each writes, and the names that it may write or remove
         ["out/x.jsonl", "out/x.jsonl.run.json"],
     ),
     "export": ("export demo -o out/x.xml", ["out/x.xml", "out/x.bin"]),
+    "chart": ("bench resnest14 --seconds 0.1 --chart out/x.png", ["out/x.png"]),
     "bench": ("bench demo --seconds 0.1 -o out/x.json", ["out/x.json"]),
     "calibrate": (
         "evaluate data -m demo --skip-unknown --calibrate out/x.safetensors",
