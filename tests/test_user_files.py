@@ -87,6 +87,12 @@ def test_files_of_other_names_stay(command, folder, run):
     assert not list((folder / "out").glob(".resnest-*"))
 
 
+def test_a_file_that_only_resembles_a_record_stays(folder, run):
+    (folder / "out/x.csv.run.json").write_text('{"settings": {}, "device": "cpu"}')
+    assert run(*COMMANDS["predict"][0].split()).returncode == 1
+    assert [path.name for path in (folder / "out").iterdir()] == ["x.csv.run.json"]
+
+
 def test_a_record_that_was_left_alone_is_replaced(folder, run):
     """A record is known by its content: only a run writes it."""
     command = COMMANDS["predict"][0].split()
