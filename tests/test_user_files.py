@@ -26,6 +26,7 @@ COMMANDS = {  # what each writes, and the names that it may write or remove
         ["out/x.jsonl", "out/x.jsonl.run.json"],
     ),
     "export": ("export demo -o out/x.xml", ["out/x.xml", "out/x.bin"]),
+    "chart": ("bench resnest14 --seconds 0.1 --chart out/x.png", ["out/x.png"]),
     "bench": ("bench demo --seconds 0.1 -o out/x.json", ["out/x.json"]),
     "calibrate": (
         "evaluate data -m demo --skip-unknown --calibrate out/x.safetensors",
@@ -84,6 +85,12 @@ def test_files_of_other_names_stay(command, folder, run):
         assert (folder / "out" / name).read_bytes() == MINE, name
     assert all((folder / name).exists() for name in COMMANDS[command][1][:1])
     assert not list((folder / "out").glob(".resnest-*"))
+
+
+def test_a_file_that_only_resembles_a_record_stays(folder, run):
+    (folder / "out/x.csv.run.json").write_text('{"settings": {}, "device": "cpu"}')
+    assert run(*COMMANDS["predict"][0].split()).returncode == 1
+    assert [path.name for path in (folder / "out").iterdir()] == ["x.csv.run.json"]
 
 
 def test_a_record_that_was_left_alone_is_replaced(folder, run):

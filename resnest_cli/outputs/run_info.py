@@ -49,7 +49,8 @@ class RunInfo:
     def is_at(cls, path: Path) -> bool:
         """Whether a file is a record: its content is such as only `write` writes."""
         try:
-            return path.is_file() and str(cls._parsed(path).tool).startswith("resnest ")
+            tool = path.is_file() and json.loads(path.read_text(encoding="utf-8"))["tool"]
+            return str(tool).startswith("resnest ") and bool(cls._parsed(path))
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
