@@ -51,8 +51,6 @@ def execute(plan: Plan, device: str, progress: TrainingProgress) -> TrainingSumm
     with ExitStack() as held:
         with reported_once():
             processes.broadcast_from_main(lambda: plan.folder.claim(held))
-            if processes.is_main and not set(plan.folder.existing()) - {RECIPE}:
-                plan.folder.save(plan.recipe)  # what comes first may take long, and be interrupted
         prepared = _prepare(plan, device, processes, progress)
         with reported_once():
             _start_or_resume(prepared.trainer, prepared.plan)
@@ -99,6 +97,8 @@ def _prepare(
 
 def _without_unreadable(plan: Plan, processes: DistContext, progress: TrainingProgress) -> Plan:
     """The plan without the images that cannot be decoded, unless they are not to be checked."""
+    if processes.is_main and not set(plan.folder.existing()) - {RECIPE}:
+        plan.folder.save(plan.recipe)  # the check may take long, and be interrupted
     if not plan.recipe.check:
         return plan
     record = plan.folder.path / SKIPPED
