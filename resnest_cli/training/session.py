@@ -58,8 +58,6 @@ def execute(plan: Plan, device: str, progress: TrainingProgress) -> TrainingSumm
     with ExitStack() as held:
         with reported_once():
             processes.broadcast_from_main(lambda: plan.folder.claim(held))
-            if processes.is_main and not set(plan.folder.existing()) - {RECIPE}:
-                plan.folder.save(plan.recipe)  # what comes first may take long, and be interrupted
         prepared = _prepare(plan, device, processes, progress)
         with reported_once():
             _start_or_resume(prepared.trainer, prepared.plan)
@@ -123,6 +121,8 @@ def _without_unreadable(
 
     In the main process the fingerprints of the others are added to `found`.
     """
+    if processes.is_main and not set(plan.folder.existing()) - {RECIPE}:
+        plan.folder.save(plan.recipe)  # the check may take long, and be interrupted
     if not plan.recipe.check:
         return plan
     record = plan.folder.path / SKIPPED
