@@ -30,7 +30,14 @@ class DownloadError(CheckpointError):
 
 
 class ImageError(ResNeStError):
-    """One image cannot be read; in a batch it becomes that image's error row."""
+    """One image cannot be read; in a batch it becomes that image's error row.
+
+    `may_pass`: the reason may be gone at another time, as a server's that is too busy.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 class DatasetError(ResNeStError):

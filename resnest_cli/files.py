@@ -158,6 +158,33 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
 
 
+def write_new(path: Path, content: bytes) -> bool:
+    """Write a file, whole or not at all, unless it exists; whether it was written.
+
+    Of several processes that do so at once, one succeeds. On a file system without hard links that
+    is likely, but not certain.
+
+    Raises:
+        WriteError: the system refuses.
+    """
+    beside = path.with_name(_new_name())
+    try:
+        with os_errors(f"'{path}'"):
+            beside.write_bytes(content)
+            _to_disk(beside)
+            try:
+                os.link(beside, path)
+            except FileExistsError:
+                return False
+            except OSError:  # no hard links
+                if os.path.lexists(path):
+                    return False
+                beside.replace(path)
+        return True
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 @contextmanager
 def all_or_none(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     """A new folder in `folder` to write files to; at the end those called `names` move up.

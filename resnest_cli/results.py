@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Result:
     path: str  # the input as given; below a folder, the folder as given joined with the path
     predictions: tuple[Prediction, ...] = ()
     error: str | None = None  # one line
+    may_pass: bool = field(default=False, compare=False)  # the error may be gone at another time
 
     @property
     def top1(self) -> Prediction:

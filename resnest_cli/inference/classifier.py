@@ -247,7 +247,7 @@ class Classifier:
 
     def _result(self, source: Source, logits: NDArray[np.float32] | ImageError) -> Result:
         if isinstance(logits, ImageError):
-            return Result(source.name, error=str(logits))
+            return Result(source.name, error=str(logits), may_pass=logits.may_pass)
         if not np.isfinite(logits).all():
             return Result(source.name, error="the network's output is not a number")
         p, names, wnids = softmax(logits), self.labels.names, self.labels.wnids

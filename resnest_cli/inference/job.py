@@ -42,6 +42,7 @@ class PredictionSummary:
     resumed: int  # rows of earlier runs
     seconds: float  # of this run, without loading the network
     left_out: LeftOut = field(default_factory=LeftOut)  # of folders: what is not an image by name
+    passing: int = 0  # of the failed rows of partitions, those whose fault may pass
 
     @property
     def rate(self) -> float:

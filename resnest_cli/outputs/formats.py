@@ -9,7 +9,7 @@ import codecs
 import csv
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -222,20 +222,26 @@ ROW_WRITERS: dict[str, type[RowWriter[Any]]] = {
 }
 
 
-def write_parquet(journal: Path, target: Path, schema: Schema[Any]) -> None:
-    """Make a Parquet file of a journal in JSON Lines, a row group at a time."""
+def write_parquet(
+    lines: Iterable[bytes],
+    target: Path,
+    schema: Schema[Any],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Make a Parquet file of rows in JSON Lines, a row group at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     types = {INTEGER: pa.int32(), NUMBER: pa.float32()}
-    table = pa.schema([(c.name, types.get(c.kind, pa.string())) for c in schema.columns])
-    rows_per_group = max(_CELLS_PER_GROUP // len(table), 1)
-    with journal.open(encoding="utf-8") as lines, pq.ParquetWriter(target, table) as writer:
-        while rows := [_cells(json.loads(line), schema) for line in islice(lines, rows_per_group)]:
+    columns = [(c.name, types.get(c.kind, pa.string())) for c in schema.columns]
+    table = pa.schema(columns, metadata=metadata)
+    rows_per_group, left = max(_CELLS_PER_GROUP // len(table), 1), iter(lines)
+    with pq.ParquetWriter(target, table) as writer:
+        while rows := [_cells(json.loads(line), schema) for line in islice(left, rows_per_group)]:
             writer.write_table(pa.Table.from_pylist(rows, table))
 
 
-def read_parquet(source: Path) -> Iterator[Record]:
+def read_parquet(source: Path | IO[bytes]) -> Iterator[Record]:
     """The rows of a Parquet file of predictions; `OutputError` if it holds none."""
     import numpy as np
     import pyarrow as pa

@@ -30,8 +30,11 @@ class RunInfo:
     def write(self, output: Path) -> None:
         """Write the record of an output."""
         with atomic_write(record_path(output)) as path:
-            text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
-            path.write_text(text + "\n", encoding="utf-8")
+            path.write_bytes(self.encoded())
+
+    def encoded(self) -> bytes:
+        """The record as it is stored, JSON."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
     def read(cls, output: Path) -> RunInfo:
@@ -57,12 +60,19 @@ class RunInfo:
     @classmethod
     def _parsed(cls, record: Path) -> RunInfo:
         check_regular(record)
-        values = dict(json.loads(record.read_text(encoding="utf-8")))
+        return cls.parsed(record.read_bytes())
+
+    @classmethod
+    def parsed(cls, record: bytes) -> RunInfo:
+        """A stored record; `ValueError`, `KeyError` or `TypeError` if it is damaged."""
+        values = dict(json.loads(record))
         engine = values.pop("engine", None)  # where version 0.1 wrote it
         settings = {"engine": engine, **values.pop("settings")}
         return cls(settings, **values)
 
-    def check_resumes(self, earlier: RunInfo) -> None:
+    def check_resumes(
+        self, earlier: RunInfo, *, otherwise: str = "start from scratch with `overwrite`"
+    ) -> None:
         """Raise `OutputError` unless an earlier run had the same settings."""
         changed = [
             f"{key} was {earlier.settings.get(key)!r}, now {value!r}"
@@ -72,7 +82,7 @@ class RunInfo:
         if changed:
             raise OutputError(
                 f"the output belongs to other settings: {'; '.join(changed)}"
-                "\nresume with the same settings, or start from scratch with `overwrite`"
+                f"\nresume with the same settings, or {otherwise}"
             )
 
 

@@ -154,8 +154,8 @@ class FileOutput(Output[Item]):
             os.fsync(self._file.fileno())
             self._file.close()
             if self._fmt == "parquet":
-                with atomic_write(self._path) as beside:
-                    write_parquet(self._rows_path, beside, self._schema)
+                with atomic_write(self._path) as beside, self._rows_path.open("rb") as journal:
+                    write_parquet(journal, beside, self._schema)
                 self._rows_path.unlink()
 
     def close(self) -> None:
