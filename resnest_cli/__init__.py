@@ -4,6 +4,7 @@
     Result           one image's predictions, or the reason why there are none
     Prediction       one class and its probability
     PredictionJob    any inputs to rows in a file, resumable
+    PartitionedJob   the same to a folder, by any number of processes; `merge` makes one file of it
     evaluate         measures a model on labelled images
     train            trains or fine-tunes a model on class folders
     export_model     writes a model for other programs
@@ -26,6 +27,8 @@ from resnest_cli.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from resnest_cli.catalog.variants import list_models as list_models
+    from resnest_cli.cluster.job import PartitionedJob as PartitionedJob
+    from resnest_cli.cluster.merge import merge as merge
     from resnest_cli.engines.api import ModelSpec as ModelSpec
     from resnest_cli.engines.api import RuntimeOptions as RuntimeOptions
     from resnest_cli.errors import ResNeStError as ResNeStError
@@ -47,6 +50,7 @@ _HOMES = {
     "DecodeOptions": "imaging.decode_options",
     "Inputs": "inputs.discover",
     "ModelSpec": "engines.api",
+    "PartitionedJob": "cluster.job",
     "Prediction": "results",
     "PredictionJob": "inference.job",
     "Progress": "progress",
@@ -57,6 +61,7 @@ _HOMES = {
     "export_model": "export.formats",
     "list_models": "catalog.variants",
     "load_model": "model.checkpoint",
+    "merge": "cluster.merge",
     "train": "training.run",
 }
 

@@ -17,8 +17,8 @@ MODULES = {
 TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in MODULES.items()}
 # the rooms from the top down: each imports from those below it, never from those above
 ROOMS = (
-    "cli", "evaluation", "training", "export", "inference", "engines", "datasets", "outputs",
-    "model", "catalog", "inputs", "net", "imaging",
+    "cli", "cluster", "evaluation", "training", "export", "inference", "engines", "datasets",
+    "outputs", "model", "catalog", "inputs", "net", "imaging",
 )  # fmt: skip
 # and the modules of the root, below every room but for __main__
 ROOTS = (

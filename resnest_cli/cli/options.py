@@ -232,12 +232,38 @@ Format = Annotated[
 ]
 Json = Annotated[bool, option("--json", OUTPUT, "The same as --format json.")]
 Output = Annotated[
-    Path | None,
+    str | None,  # a slash at the end counts
     option(
         "--output -o FILE",
         OUTPUT,
-        "Write results to FILE: .jsonl, .json, .csv, .tsv, .parquet or .txt. "
-        "[default: standard output]",
+        "Write results to FILE: .jsonl, .json, .csv, .tsv, .parquet or .txt; or, with a slash at "
+        "its end, in partitions to a folder. [default: standard output]",
+    ),
+]
+PartitionSize = Annotated[
+    int | None,
+    option(
+        "--partition-size N",
+        OUTPUT,
+        "Images of a partition, if --output is a folder, up to 1,000,000. [default: 10,000]",
+        (1, 1_000_000),
+    ),
+]
+Shard = Annotated[
+    str | None,
+    option(
+        "--shard K/N",
+        OUTPUT,
+        "If --output is a folder, make every N-th partition from the K-th on; auto takes both from "
+        "SLURM's, torchrun's or, as auto/N, Kubernetes' variables.",
+    ),
+]
+RetryFailed = Annotated[
+    bool,
+    option(
+        "--retry-failed",
+        OUTPUT,
+        "If --output is a folder, also compute the failed rows of finished partitions again.",
     ),
 ]
 Resume = Annotated[

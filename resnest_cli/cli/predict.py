@@ -59,6 +59,9 @@ def predict(
     output: options.Output = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
+    partition_size: options.PartitionSize = None,
+    shard: options.Shard = None,
+    retry_failed: options.RetryFailed = False,
     csv_bom: options.CSVBom = False,
     csv_safe: options.CSVSafe = False,
     device: options.Device = "auto",
@@ -85,6 +88,8 @@ def predict(
 
       resnest predict photos/ -o results.jsonl --resume
 
+      resnest predict photos/ -o out/ --format jsonl --shard 2/16
+
       find . -name '*.jpg' | resnest predict --files-from - -f jsonl
 
       curl -s https://example.org/cat.jpg | resnest predict -
@@ -94,13 +99,15 @@ def predict(
     set_verbosity(quiet=quiet, verbose=verbose)
     offline = offline or settings.offline()
     name = options.chosen_model(model, weights)
-    target = None if output == Path("-") else output
+    target = None if output in (None, "-") else Path(output)
     wanted = Inputs(
         tuple(inputs or ()), files_from, tuple(include or ()), tuple(exclude or ()), limit,
         null,
     )  # fmt: skip
+    from resnest_cli.cluster.job import PARTITION_SIZE, PartitionedJob, is_folder
     from resnest_cli.inference.job import PredictionJob
 
+    in_partitions = is_folder(output, partition_size, shard, retry_failed=retry_failed)
     job = PredictionJob(
         wanted, target, options.chosen_format(fmt, as_json),
         model=ModelSpec(name, weights, labels, preprocess, crop, resize, offline=offline),
@@ -115,7 +122,12 @@ def predict(
     # rows on a terminal are progress enough
     tasks = not (wanted.is_one_image or (target is None and sys.stdout.isatty()))
     label = name or settings.DEFAULT_MODEL
-    summary = job.run(chosen_progress(label, quiet=quiet, tasks=tasks))
+    progress = chosen_progress(label, quiet=quiet, tasks=tasks)
+    if in_partitions:
+        size = PARTITION_SIZE if partition_size is None else partition_size
+        summary = PartitionedJob(job, size, shard, retry_failed).run(progress)
+    else:
+        summary = job.run(progress)
     if summary.done > 1 or summary.failed or summary.left_out:
         log.log(SUMMARY, _words(summary))
     return 3 if summary.failed else 0
@@ -128,6 +140,8 @@ def _words(summary: PredictionSummary) -> str:
         text += f", {summary.done:,} with the earlier run's"
     if summary.failed:
         text += f"; {summary.failed:,} failed: their rows say why"
+    if summary.passing:
+        text += f", and {summary.passing:,} of them may succeed at another time"
     if summary.left_out:
         text += f"; {summary.left_out}"
     return text

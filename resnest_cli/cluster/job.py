@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -14,7 +15,14 @@ from threading import Thread
 
 from resnest_cli.cluster.manifest import Folder, Segment, read_segment, segments
 from resnest_cli.cluster.partitions import (
-    FORMATS, RECORD, Damaged, Fingerprint, part_name, read_fingerprint, read_record, read_rows,
+    FORMATS,
+    RECORD,
+    Damaged,
+    Fingerprint,
+    part_name,
+    read_fingerprint,
+    read_record,
+    read_rows,
     write_part,
 )  # fmt: skip
 from resnest_cli.cluster.shard import Shard
@@ -102,7 +110,7 @@ class PartitionedJob:
         settings |= {
             "inputs": [utf8(name) for name in inputs.named],
             "files_from": listed,
-            "files_from_sha256": sha256_of(Path(listed)) if _is_file(listed) else None,
+            "files_from_sha256": _list_sha256(listed),
             "include": list(inputs.include),
             "exclude": list(inputs.exclude),
             "limit": inputs.limit,
@@ -123,14 +131,14 @@ class _Listing:
         self, folder: Folder, job: PartitionedJob, shard: Shard, progress: Progress
     ) -> None:
         self.left_out = LeftOut()
-        self._queue: SimpleQueue[Segment | BaseException | None] = SimpleQueue()
+        self._queue: SimpleQueue[Segment | Exception | None] = SimpleQueue()
         self._parameters = folder, job.partition_size, job.job.inputs, shard, progress
 
     def __iter__(self) -> Iterator[Segment]:
         """The segments, without their names."""
         Thread(target=self._list, name="list", daemon=True).start()
         while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
+            if isinstance(item, Exception):
                 raise item
             yield item
 
@@ -147,7 +155,7 @@ class _Listing:
                 if segment.number in shard:
                     total += segment.rows
                     self._queue.put(replace(segment, data=b""))
-        except BaseException as error:  # raised where the segment is waited for
+        except Exception as error:  # raised where the segment is waited for
             self._queue.put(error)
         else:
             progress.total(total)
@@ -278,8 +286,32 @@ class _Run:
         self.resumed += resumed
 
 
-def _is_file(path: str | None) -> bool:
-    return path is not None and path != STDIN and Path(path).is_file()
+def _list_sha256(path: str | None) -> str | None:
+    """The digest of a list of inputs; None if it can be read only once."""
+    regular = path is not None and path != STDIN and Path(path).is_file()
+    return sha256_of(Path(path)) if path and regular else None
+
+
+def is_folder(
+    output: str | None, partition_size: int | None, shard: str | None, *, retry_failed: bool
+) -> bool:
+    """Whether an output is a folder of partitions: it ends in a slash, or is one already.
+
+    Raises:
+        UsageError: it is none, and an option is only for them.
+    """
+    ends = (output or "").endswith(("/", os.sep))
+    folder = ends or bool(output and Path(output, RECORD).is_file())
+    for name, given in (
+        ("partition_size", partition_size is not None), ("shard", shard is not None),
+        ("retry_failed", retry_failed),
+    ):  # fmt: skip
+        if given and not folder:
+            raise UsageError(
+                f"`{name}` is for a folder of partitions: name one as `output`, with a slash at "
+                "its end"
+            )
+    return folder
 
 
 def _check_folder(folder: Folder) -> None:

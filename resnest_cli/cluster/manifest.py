@@ -22,9 +22,7 @@ from resnest_cli.inputs.source import Source, is_url
 from resnest_cli.outputs.formats import encode
 from resnest_cli.text import printable
 
-Listing = Callable[
-    [], Iterator[Source]
-]  # the inputs, from the first one on, each time it is called
+Listing = Callable[[], Iterator[Source]]  # the inputs, from the first one on
 
 _FOLDER = "manifest"
 

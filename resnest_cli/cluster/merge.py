@@ -7,7 +7,13 @@ from pathlib import Path
 
 from resnest_cli.cluster.manifest import Folder, Segment, read_manifest
 from resnest_cli.cluster.partitions import (
-    PREFIX, Damaged, Fingerprint, part_name, read_fingerprint, read_record, read_rows,
+    PREFIX,
+    Damaged,
+    Fingerprint,
+    part_name,
+    read_fingerprint,
+    read_record,
+    read_rows,
 )  # fmt: skip
 from resnest_cli.errors import OutputError, UsageError
 from resnest_cli.files import PLAIN, CSVStyle
@@ -34,7 +40,7 @@ def merge(
     folder: str | Path,
     output: str | Path | None = None,
     *,
-    format: str | None = None,
+    fmt: str | None = None,
     overwrite: bool = False,
     csv: CSVStyle = PLAIN,
     progress: Progress = SILENT,
@@ -47,7 +53,7 @@ def merge(
     Args:
         folder: what `PartitionedJob` wrote.
         output: a file; default: standard output.
-        format: table, json, jsonl, csv, tsv or parquet; default: by the suffix.
+        fmt: table, json, jsonl, csv, tsv or parquet; default: by the suffix.
         overwrite: replace an output that exists.
         csv: how CSV and TSV are written.
 
@@ -57,7 +63,7 @@ def merge(
             be written.
     """
     source, target = Folder(Path(folder)), Path(output) if output is not None else None
-    fmt = format or (format_of(target) if target else "table")
+    fmt = fmt or (format_of(target) if target else "table")
     if csv != PLAIN and fmt not in ("csv", "tsv"):
         raise UsageError(f"`csv_bom` and `csv_safe` are for the formats csv and tsv, not {fmt}")
     check_target(target, fmt=fmt, resume=False, overwrite=overwrite)

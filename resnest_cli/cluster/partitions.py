@@ -17,7 +17,6 @@ from typing import IO, Any
 
 from resnest_cli.cluster.manifest import Folder, Segment
 from resnest_cli.errors import OutputError
-from resnest_cli.files import os_errors
 from resnest_cli.outputs.formats import encode, read_parquet, write_parquet
 from resnest_cli.outputs.run_info import RunInfo
 from resnest_cli.outputs.schema import PredictionSchema, Record
@@ -52,11 +51,10 @@ class Fingerprint:
 
     def differs(self, segment: Segment, settings: Mapping[str, Any]) -> str | None:
         """Why it is not of this part of this run's manifest and settings; None if it is."""
-        changed = [
-            k for k in {**self.settings, **settings} if self.settings.get(k) != settings.get(k)
-        ]
+        own = self.settings
+        changed = [key for key in {**own, **settings} if own.get(key) != settings.get(key)]
         if changed:
-            was = (f"{k} {self.settings.get(k)!r}, not {settings.get(k)!r}" for k in changed)
+            was = (f"{key} {own.get(key)!r}, not {settings.get(key)!r}" for key in changed)
             return f"of other settings ({'; '.join(was)})"
         if self.partition != segment.number:
             return f"a copy of {PREFIX}{self.partition:06}"
@@ -131,31 +129,29 @@ def write_part(
     passing: list[int] = []
     with (
         folder.put(name) as target,
-        tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=target.parent) as journal,
+        tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(target.parent)) as journal,
     ):
         for record, may_pass in rows:
             passing += [count] * may_pass
             failed += record["error"] is not None
             count += 1
             digest.update(encode(_comparable(record)) + b"\n")
-            with os_errors(f"'{folder}'"):
-                journal.write(encode(record) + b"\n")
+            journal.write(encode(record) + b"\n")
         if count != segment.rows:
             raise OutputError(f"'{folder}': {name} would have {count} of {segment.rows} rows")
         fingerprint = Fingerprint(
             segment.number, segment.sha256, info.settings, count, failed, passing,
             digest.hexdigest(), info.device, info.tool,
         )  # fmt: skip
-        with os_errors(f"'{folder}'"):
-            journal.seek(0)
-            text = asdict(fingerprint)
-            if name.endswith(".jsonl"):
-                with target.open("wb") as file:
-                    shutil.copyfileobj(journal, file)
-                    file.write(encode({_KEY: text}) + b"\n")
-            else:
-                schema = PredictionSchema(info.settings["top_k"])
-                write_parquet(journal, target, schema, {_KEY: json.dumps(text)})
+        journal.seek(0)
+        text = asdict(fingerprint)
+        if name.endswith(".jsonl"):
+            with target.open("wb") as file:
+                shutil.copyfileobj(journal, file)
+                file.write(encode({_KEY: text}) + b"\n")
+        else:
+            schema = PredictionSchema(info.settings["top_k"])
+            write_parquet(journal, target, schema, {_KEY: json.dumps(text)})
     return fingerprint
 
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from resnest_cli.errors import UsageError
 
 _SLURM = "SLURM_ARRAY_TASK_"
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """The share `index` (from 0) of `count`: every `count`-th partition."""
 
     index: int
     count: int
 
-    def __contains__(self, partition: object) -> bool:
+    def __contains__(self, partition: int) -> bool:
         """Whether a partition, by its number, is part of it."""
-        return isinstance(partition, int) and partition % self.count == self.index
+        return partition % self.count == self.index
 
     @classmethod
     def of(cls, text: str | None, environment: Mapping[str, str] | None = None) -> Shard:
