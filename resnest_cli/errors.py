@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 from importlib.util import find_spec
 from numbers import Integral, Real
+
+# faults of a disk, a network or a full table that may be gone at another time
+_PASSING = (
+    "EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EINTR", "EBUSY", "EMFILE", "ENFILE", "ENOMEM",
+    "ENOTCONN", "ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH",
+    "ENETDOWN", "ENETUNREACH", "ENETRESET", "EREMOTEIO",
+)  # fmt: skip
+MAY_PASS = {getattr(errno, name) for name in _PASSING if hasattr(errno, name)}
 
 
 class ResNeStError(Exception):

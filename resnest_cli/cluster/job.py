@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -28,7 +29,6 @@ from resnest_cli.cluster.partitions import (
 from resnest_cli.cluster.shard import Shard
 from resnest_cli.errors import OutputError, UsageError, check_number, require_extra
 from resnest_cli.files import PLAIN, writable_folder
-from resnest_cli.hashing import sha256_of
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.job import PredictionJob, PredictionSummary, run_info
 from resnest_cli.inputs.source import STDIN, Source
@@ -36,13 +36,13 @@ from resnest_cli.inputs.walk import LeftOut
 from resnest_cli.outputs.run_info import RunInfo
 from resnest_cli.outputs.schema import PredictionSchema, Record
 from resnest_cli.progress import SILENT, Progress
-from resnest_cli.results import Result
 from resnest_cli.text import counted, utf8
 
 log = logging.getLogger(__name__)
 
 PARTITION_SIZE = 10_000
 MAX_PARTITION_SIZE = 1_000_000
+_Row = tuple[Record, bool]  # and whether its fault may pass
 _ROWS = 1  # version of what is in a partition
 
 
@@ -207,18 +207,19 @@ class _Run:
 
     def _make(self, progress: Progress) -> None:
         """Make all partitions, of one stream of results that does not stop between them."""
-        self._schema = PredictionSchema(self.classifier.top_k)
+        record = PredictionSchema(self.classifier.top_k).record
         results = self.classifier.stream(self._sources(progress))
-        following = next(results, None)
+        computed = ((record(result), result.may_pass) for result in results)
+        following = next(computed, None)
         while self.pending:
             task = self.pending.popleft()
-            own = islice(chain([following] if following else [], results), task.wanted)
+            own = islice(chain([following] if following else [], computed), task.wanted)
             name = part_name(task.segment.number, self.fmt)
             rows = self._rows(task, name, own, progress)
             made = write_part(self.folder, name, rows, task.segment, self.info)
             self._count(made, resumed=made.rows - task.wanted)
             if task.wanted:
-                following = next(results, None)
+                following = next(computed, None)
 
     def _sources(self, progress: Progress) -> Iterator[Source]:
         """The inputs that have no row yet; the partitions that they are for become pending."""
@@ -261,14 +262,11 @@ class _Run:
         return found
 
     def _rows(
-        self, task: _Task, name: str, results: Iterator[Result], progress: Progress
-    ) -> Iterator[tuple[Record, bool]]:
-        for earlier in self._kept(task, name):
-            if earlier is None:
-                result = next(results)
-                yield self._schema.record(result), result.may_pass
-            else:
-                yield earlier, False
+        self, task: _Task, name: str, computed: Iterator[_Row], progress: Progress
+    ) -> Iterator[_Row]:
+        """A partition's rows: those that are kept, and between them those that are computed."""
+        for kept in self._kept(task, name):
+            yield next(computed) if kept is None else (kept, False)
             progress.advance()
 
     def _kept(self, task: _Task, name: str) -> Iterator[Record | None]:
@@ -288,8 +286,13 @@ class _Run:
 
 def _list_sha256(path: str | None) -> str | None:
     """The digest of a list of inputs; None if it can be read only once."""
-    regular = path is not None and path != STDIN and Path(path).is_file()
-    return sha256_of(Path(path)) if path and regular else None
+    if path is None or path == STDIN or not Path(path).is_file():
+        return None
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        for line in file:
+            digest.update(line)
+    return digest.hexdigest()
 
 
 def is_folder(

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from resnest_cli.errors import ImageError
+from resnest_cli.errors import MAY_PASS, ImageError
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
 from resnest_cli.imaging.depth import Depth, check_range, to_8_bits
 from resnest_cli.imaging.image_formats import RARE, USUAL
@@ -193,9 +193,10 @@ def image_errors() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise ImageError(f"too many pixels (option max-pixels): {error}") from error
     except MemoryError as error:
-        raise ImageError("not enough memory to decode it") from error
+        raise ImageError("not enough memory to decode it", may_pass=True) from error
     except OSError as error:
-        raise ImageError(one_line(error.strerror or f"damaged image: {error}")) from error
+        text = one_line(error.strerror or f"damaged image: {error}")
+        raise ImageError(text, may_pass=error.errno in MAY_PASS) from error
     except Exception as error:  # Pillow's readers raise anything at all on damaged files
         raise ImageError(one_line(f"damaged image: {error or type(error).__name__}")) from error
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from resnest_cli.errors import ImageError
+from resnest_cli.errors import MAY_PASS, ImageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,10 +138,15 @@ def _read_file(file: Any) -> bytes:
     try:
         content = file.read()
     except (OSError, ValueError) as error:  # ValueError: it is closed
-        raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise _unreadable(error) from error
     if not isinstance(content, bytes):
         raise ImageError("a file object that gives no bytes; open the file in mode 'rb'")
     return content
+
+
+def _unreadable(error: OSError | ValueError) -> ImageError:
+    reason = getattr(error, "strerror", None) or error
+    return ImageError(f"cannot be read: {reason}", may_pass=getattr(error, "errno", 0) in MAY_PASS)
 
 
 def _check_regular(path: Path) -> None:
@@ -152,7 +157,7 @@ def _check_regular(path: Path) -> None:
         hint = " (a dangling link)" if path.is_symlink() else ""
         raise ImageError(f"no such file{hint}") from error
     except (OSError, ValueError) as error:
-        raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise _unreadable(error) from error
     if stat.S_ISDIR(mode):
         raise ImageError("a folder, not an image")
     if not stat.S_ISREG(mode):

@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # per address, for faults that may pass
 LONGEST_WAIT = 60.0  # seconds between two attempts, whatever Retry-After says
-_RETRIED = (408, 429, 500, 502, 503, 504)  # HTTP status codes worth another attempt
 
 
 @dataclass(frozen=True)
@@ -134,21 +133,6 @@ def _check_encrypted(url: str, response: requests.Response) -> None:
 
 
 def _check_status(response: requests.Response) -> None:
-    code = response.status_code
-    if code in _RETRIED:
-        raise Transient(f"the server answered {code} {response.reason}", _retry_after(response))
-    if not response.ok:
-        raise Unavailable(f"the server answered {code} {response.reason}")
+    http.check_status(response)
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise Unavailable("a web page was served instead of the file (a login or portal page?)")
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    """The seconds that a server asks to wait for, in digits or as a date; None: it does not."""
-    from urllib3.exceptions import InvalidHeader
-    from urllib3.util import Retry
-
-    try:
-        return Retry().get_retry_after(response.raw)
-    except InvalidHeader:
-        return None

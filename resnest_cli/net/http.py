@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import requests
     from requests.adapters import HTTPAdapter
 
+    from resnest_cli.net.public_only import Limits
+
 _Kinds = type[BaseException] | tuple[type[BaseException], ...]
 
 OnBytes = Callable[[int, "int | None"], None]  # bytes so far, total where known
@@ -22,6 +25,9 @@ TIMEOUT = (10.0, 30.0)  # seconds to connect; seconds between two bytes
 MAX_REDIRECTS = 5
 IMAGE_BYTES = 100 * 2**20  # the largest image taken from a URL
 IMAGE_SECONDS = 60.0  # from looking up the host's name to the last byte
+IMAGE_ATTEMPTS = 3
+FIRST_WAIT = 0.5  # seconds before the second attempt, where the server names none
+_RETRIED = (408, 429, 500, 502, 503, 504)  # HTTP status codes worth another attempt
 _CHUNK = 2**16
 
 
@@ -40,33 +46,73 @@ class Transient(Exception):
 def get_image(url: str, *, allow_private: bool = False) -> bytes:
     """The bytes of an image at an http(s) URL; `allow_private`: also on this machine and its like.
 
+    A fault that may pass, such as an answer 503, is tried again as long as there is time.
+
     Raises:
         ImageError: it is unavailable, not public, or over `IMAGE_BYTES` or `IMAGE_SECONDS`.
     """
+    from resnest_cli.net.public_only import Limits
+
+    with Limits(IMAGE_SECONDS, allow_private=allow_private) as limits:
+        wait = FIRST_WAIT
+        for attempt in range(1, IMAGE_ATTEMPTS + 1):
+            try:
+                return _image_bytes(url, limits)
+            except Unavailable as reason:
+                raise ImageError(str(reason)) from reason
+            except Transient as reason:
+                pause = wait if reason.wait is None else reason.wait
+                if attempt == IMAGE_ATTEMPTS or pause >= limits.seconds_left():
+                    raise ImageError(str(reason), may_pass=True) from reason
+            sleep(pause)
+            wait *= 2
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _image_bytes(url: str, limits: Limits) -> bytes:
+    """The bytes of an image, in one attempt; `Unavailable`, `Transient` or `ImageError`."""
     import requests
     import urllib3
 
-    from resnest_cli.net.public_only import LimitedAdapter, Limits
+    from resnest_cli.net.public_only import LimitedAdapter
 
     content = bytearray()
     try:
         with (
-            Limits(IMAGE_SECONDS, allow_private=allow_private) as limits,
             open_session(LimitedAdapter()) as session,
             session.get(url, stream=True, timeout=TIMEOUT, verify=trusted()) as response,
         ):
-            if not response.ok:
-                raise ImageError(f"the server answered {response.status_code} {response.reason}")
+            check_status(response)
             for chunk in chunks(response):
                 content += chunk
                 limits.check_time()
                 if len(content) > IMAGE_BYTES:
                     raise ImageError(f"larger than {IMAGE_BYTES // 2**20} MiB")
-    except Unavailable as reason:
-        raise ImageError(str(reason)) from reason
     except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-        raise ImageError(str(translated(error))) from error
+        limits.check_time()  # which shuts the connection down, and may look like any fault
+        raise translated(error) from error
+    limits.check_time()
     return bytes(content)
+
+
+def check_status(response: requests.Response) -> None:
+    """Raise `Transient` or `Unavailable` unless a server's answer is what was asked for."""
+    reason = f"the server answered {response.status_code} {response.reason}"
+    if response.status_code in _RETRIED:
+        raise Transient(reason, _retry_after(response))
+    if not response.ok:
+        raise Unavailable(reason)
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """The seconds that a server asks to wait for, in digits or as a date; None: it does not."""
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
+
+    try:
+        return Retry().get_retry_after(response.raw)
+    except InvalidHeader:
+        return None
 
 
 def open_session(adapter: HTTPAdapter | None = None) -> requests.Session:

@@ -39,7 +39,7 @@ class Limits:
 
     def __init__(self, seconds: float, *, allow_private: bool = False) -> None:
         self.allow_private = allow_private
-        self.too_late = ImageError(f"download timed out after {seconds:g} s")
+        self.too_late = ImageError(f"download timed out after {seconds:g} s", may_pass=True)
         self._end = time.monotonic() + seconds
         self._timer = Timer(seconds, self._shut_down)
         self._timer.daemon = True
