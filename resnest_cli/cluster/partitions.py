@@ -139,9 +139,10 @@ def write_part(
             journal.write(encode(record) + b"\n")
         if count != segment.rows:
             raise OutputError(f"'{folder}': {name} would have {count} of {segment.rows} rows")
+        settings = dict(sorted(info.settings.items()))
         fingerprint = Fingerprint(
-            segment.number, segment.sha256, info.settings, count, failed, passing,
-            digest.hexdigest(), info.device, info.tool,
+            segment.number, segment.sha256, settings, count, failed, passing, digest.hexdigest(),
+            info.device, info.tool,
         )  # fmt: skip
         journal.seek(0)
         text = asdict(fingerprint)
