@@ -81,17 +81,17 @@ def walk(folder: str, left_out: LeftOut) -> Iterator[Source]:
                 status = os.stat(path)
                 here = (status.st_dev, status.st_ino)
                 if here not in above:
-                    levels.append(iter(_entries(path, left_out)))
+                    levels.append(_entries(path, left_out))
                     above.append(here)
             except OSError as error:
                 yield Source(path, error=f"the folder cannot be read: {error.strerror or error}")
 
 
-def _entries(folder: str, left_out: LeftOut) -> list[str]:
-    """The folders and images in a folder, sorted by name."""
+def _entries(folder: str, left_out: LeftOut) -> Iterator[str]:
+    """The folders and images in a folder, sorted by name; only names are kept, of a million too."""
     with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    return [entry.path for entry in entries if _is_taken(entry, left_out)]
+        names = sorted(entry.name for entry in found if _is_taken(entry, left_out))
+    return (os.path.join(folder, name) for name in names)
 
 
 def _is_taken(entry: os.DirEntry[str], left_out: LeftOut) -> bool:
