@@ -132,7 +132,7 @@ class _Listing:
     ) -> None:
         self.left_out = LeftOut()
         self._queue: SimpleQueue[Segment | Exception | None] = SimpleQueue()
-        self._parameters = folder, job.partition_size, job.job.inputs, shard, progress
+        self._parameters = folder, job, shard, progress
 
     def __iter__(self) -> Iterator[Segment]:
         """The segments, without their names."""
@@ -143,22 +143,24 @@ class _Listing:
             yield item
 
     def _list(self) -> None:
-        folder, size, inputs, shard, progress = self._parameters
+        folder, job, shard, progress = self._parameters
 
         def sources() -> Iterator[Source]:
             self.left_out = LeftOut()
-            return inputs.sources(self.left_out)
+            return job.job.inputs.sources(self.left_out)
 
-        total = 0
+        total, finished = 0, {Path(name).stem for name in folder.names()}
         try:
-            for segment in segments(folder, size, sources):
+            for segment in segments(folder, job.partition_size, sources):
                 if segment.number in shard:
-                    total += segment.rows
+                    missing = Path(part_name(segment.number, "")).stem not in finished
+                    total += segment.rows * missing
                     self._queue.put(replace(segment, data=b""))
         except Exception as error:  # raised where the segment is waited for
             self._queue.put(error)
         else:
-            progress.total(total)
+            if not job.retry_failed:
+                progress.total(total)
             self._queue.put(None)
 
 
@@ -208,7 +210,7 @@ class _Run:
     def _make(self, progress: Progress) -> None:
         """Make all partitions, of one stream of results that does not stop between them."""
         record = PredictionSchema(self.classifier.top_k).record
-        results = self.classifier.stream(self._sources(progress))
+        results = self.classifier.stream(self._sources())
         computed = ((record(result), result.may_pass) for result in results)
         following = next(computed, None)
         while self.pending:
@@ -221,14 +223,12 @@ class _Run:
             if task.wanted:
                 following = next(computed, None)
 
-    def _sources(self, progress: Progress) -> Iterator[Source]:
+    def _sources(self) -> Iterator[Source]:
         """The inputs that have no row yet; the partitions that they are for become pending."""
         for segment in self.listing:
             earlier = self._earlier(segment)
             if earlier and not (self.retry and earlier.failed):
                 self._count(earlier, resumed=earlier.rows)
-                for _ in range(earlier.rows):
-                    progress.advance()
                 continue
             stored = read_segment(self.folder, segment.number)
             assert stored is not None
@@ -266,8 +266,11 @@ class _Run:
     ) -> Iterator[_Row]:
         """A partition's rows: those that are kept, and between them those that are computed."""
         for kept in self._kept(task, name):
-            yield next(computed) if kept is None else (kept, False)
-            progress.advance()
+            if kept is None:
+                yield next(computed)
+                progress.advance()
+            else:
+                yield kept, False
 
     def _kept(self, task: _Task, name: str) -> Iterator[Record | None]:
         """For each row of a partition, the finished one that is kept, or None."""
