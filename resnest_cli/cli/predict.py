@@ -88,7 +88,7 @@ def predict(
 
       resnest predict photos/ -o results.jsonl --resume
 
-      resnest predict photos/ -o out/ --format jsonl --shard 2/16
+      resnest predict photos/ -o out/ --shard 1/16
 
       find . -name '*.jpg' | resnest predict --files-from - -f jsonl
 

@@ -149,12 +149,11 @@ class _Listing:
             self.left_out = LeftOut()
             return job.job.inputs.sources(self.left_out)
 
-        total, finished = 0, {Path(name).stem for name in folder.names()}
+        total, finished, fmt = 0, set(folder.names()), job.job.format or FORMATS[0]
         try:
             for segment in segments(folder, job.partition_size, sources):
                 if segment.number in shard:
-                    missing = Path(part_name(segment.number, "")).stem not in finished
-                    total += segment.rows * missing
+                    total += segment.rows * (part_name(segment.number, fmt) not in finished)
                     self._queue.put(replace(segment, data=b""))
         except Exception as error:  # raised where the segment is waited for
             self._queue.put(error)
