@@ -118,7 +118,7 @@ def read_manifest(folder: Folder) -> Iterator[Segment]:
 
 
 def segments(folder: Folder, size: int, listing: Listing) -> Iterator[Segment]:
-    """The segments in order, each as soon as it is stored; those that are missing are written.
+    """The segments in order, each when it is stored; those that are missing are written.
 
     Args:
         size: inputs of a segment, except the last.

@@ -33,7 +33,7 @@ class RunInfo:
             path.write_bytes(self.encoded())
 
     def encoded(self) -> bytes:
-        """The record as it is stored, JSON."""
+        """The stored form of the record, JSON."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
