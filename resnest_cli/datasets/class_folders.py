@@ -236,12 +236,11 @@ def _report_left_out(folder: Path, left_out: LeftOut) -> None:
                 beside += 1
             else:
                 left_out.file(entry.name)
+    shown = printable(str(folder))
     if beside:
-        log.warning(
-            "%s beside the class folders of '%s' left out", counted(beside, "image"), folder
-        )
+        log.warning("%s beside the class folders of '%s' left out", counted(beside, "image"), shown)
     if left_out:
-        log.log(SUMMARY, "'%s': %s", folder, left_out)
+        log.log(SUMMARY, "'%s': %s", shown, left_out)
 
 
 def _below_class(path: str) -> str:
