@@ -22,7 +22,7 @@ import torch
 from resnest_cli import settings
 from resnest_cli.catalog import demo
 from resnest_cli.catalog.config import METADATA_KEY, ModelConfig
-from resnest_cli.catalog.foreign import check_kind, explain_objects
+from resnest_cli.catalog.foreign import check_kind, explain_objects, is_safetensors
 from resnest_cli.catalog.variants import get_variant
 from resnest_cli.catalog.weights import Weights, is_graph, resolve
 from resnest_cli.errors import (
@@ -243,7 +243,7 @@ def _read(path: Path, head: bytes) -> tuple[Any, ModelConfig | None]:
             "use the checkpoint that it was exported from, or that one's .safetensors export"
         )
     torch_wrote = path.suffix != ".safetensors" or head.startswith((b"PK", b"\x80"))
-    if not torch_wrote or (head[8:9] == b"{" and head[6:8] == b"\0\0"):
+    if not torch_wrote or is_safetensors(head):
         return _read_safetensors(path)
     return _read_torch(path, head), None
 
