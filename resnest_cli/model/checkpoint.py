@@ -25,12 +25,7 @@ from resnest_cli.catalog.config import METADATA_KEY, ModelConfig
 from resnest_cli.catalog.foreign import check_kind, explain_objects, is_safetensors
 from resnest_cli.catalog.variants import get_variant
 from resnest_cli.catalog.weights import Weights, is_graph, resolve
-from resnest_cli.errors import (
-    CheckpointError,
-    UsageError,
-    is_out_of_memory,
-    out_of_memory,
-)
+from resnest_cli.errors import CheckpointError, check_memory, check_number
 from resnest_cli.files import atomic_write
 from resnest_cli.model.identify import explain_mismatch, identify, mismatches
 from resnest_cli.model.limits import check_archive, check_finite, check_tensors
@@ -125,11 +120,10 @@ def load_model(
         CheckpointError: the weights are missing, damaged or of another network.
         UsageError: no model has that name, or a number is out of range.
     """
-    if (num_classes or 0) < 0 or (in_channels is not None and in_channels < 1):
-        raise UsageError(
-            "`num_classes` must be 0 or more and `in_channels` 1 or more, "
-            f"not {num_classes} and {in_channels}"
-        )
+    if num_classes is not None:
+        check_number("num_classes", num_classes, 0)
+    if in_channels is not None:
+        check_number("in_channels", in_channels, 1)
     if not pretrained:
         return _random_network(model, num_classes, in_channels)
     checkpoint = load_checkpoint(resolve(model, weights, offline=offline))
@@ -257,8 +251,7 @@ def _read_safetensors(path: Path) -> tuple[Any, ModelConfig | None]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return tensors, ModelConfig.from_json(text) if text else None
     except SafetensorError as error:
-        if is_out_of_memory(error):
-            raise out_of_memory(f"'{path}'") from error
+        check_memory(error, f"'{path}'")
         raise CheckpointError(f"'{path}' is not a whole safetensors file: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"the config in '{path}' cannot be used: {error}") from error
@@ -283,8 +276,8 @@ def _read_torch(path: Path, head: bytes) -> Any:
         raise
     except Exception as error:  # damaged files raise anything at all in torch's readers
         asked = max(map(int, re.findall(r"(\d+) bytes", str(error))), default=0)
-        if is_out_of_memory(error) and asked <= path.stat().st_size:  # else it is damaged
-            raise out_of_memory(f"'{path}'") from error
+        if asked <= path.stat().st_size:  # else it is damaged
+            check_memory(error, f"'{path}'")
         line = one_line(str(error))[:200]
         raise CheckpointError(f"'{path}' is damaged or not a checkpoint: {line}") from error
     if not isinstance(values, Mapping | list | tuple):
