@@ -1,4 +1,4 @@
-"""What to say of a file that no reader takes for an image."""
+"""What to say of files that no reader takes for an image, or gives right."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import IO
 
 from PIL import Image
 
+from resnest_cli.errors import ImageError, ResNeStError, require_extra
 from resnest_cli.file_kinds import file_kind
 from resnest_cli.imaging.image_formats import RARE, USUAL
 from resnest_cli.text import one_line
@@ -24,6 +25,19 @@ def avif_size(file: IO[bytes]) -> tuple[int, int] | None:
         return None
     found = re.search(rb"ispe\0{4}(.{8})", head, re.DOTALL)
     return struct.unpack(">II", found[1]) if found else None
+
+
+def unsupported(kind: object) -> ImageError:
+    """The error for an image of a known kind that no reader gives right."""
+    return ImageError(f"{kind}: a kind that cannot be read; convert it to RGB or grey")
+
+
+def require_readers(kind: object, *packages: str) -> None:
+    """Raise `ImageError` unless the packages that read a kind of image are installed."""
+    try:
+        require_extra("formats", *packages)
+    except ResNeStError as error:
+        raise ImageError(f"{kind}: {': '.join(str(error).splitlines())}") from error
 
 
 def describe(file: IO[bytes]) -> str:
