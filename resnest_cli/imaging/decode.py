@@ -167,19 +167,14 @@ def _opened(content: Path | bytes, options: DecodeOptions, name: str) -> Image.I
             deep_colour = kind.samples > 1 and kind.bits > 8  # which Pillow gives in 8 bits
             if not kind.right_in_pillow or (options.stretch and deep_colour):
                 return tiff.read(start, kind, options, name)
-        start.seek(0)
         _check_icon(start, options.max_pixels)
-        if isinstance(file, io.BytesIO):
-            file.seek(0)
         try:
             return Image.open(file, formats=[known for known in RARE if known in Image.OPEN])
         except UnidentifiedImageError as error:
             if kind is not None:
                 return tiff.read(start, kind, options, name)
-            start.seek(0)
             if size := unreadable.avif_size(start):  # refused for its size before its pixels
                 _check_pixels(size, options.max_pixels)
-            start.seek(0)
             raise ImageError(unreadable.describe(start)) from error
 
 
@@ -292,6 +287,7 @@ def _check_icon(file: IO[bytes], most: int) -> None:
 
 def _in_icon(file: IO[bytes]) -> Iterator[int]:
     """Where the images in an icon of Windows or macOS start; nothing if a file is neither."""
+    file.seek(0)
     head = file.read(8)
     if head.startswith(b"icns"):
         at = 8

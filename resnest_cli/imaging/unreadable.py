@@ -20,6 +20,7 @@ _LONGEST_MAGIC = 16  # bytes
 
 def avif_size(file: IO[bytes]) -> tuple[int, int] | None:
     """Width and height that an AVIF's header claims; None if it is not one."""
+    file.seek(0)
     head = file.read(_HEAD)
     if head[4:12] not in (b"ftypavif", b"ftypavis"):
         return None
@@ -42,6 +43,7 @@ def require_readers(kind: object, *packages: str) -> None:
 
 def describe(file: IO[bytes]) -> str:
     """Why a file that Pillow has refused is refused, in one line."""
+    file.seek(0)
     head = file.read(_HEAD)
     if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
         return "HEIC images are not supported; convert it to JPEG first"
@@ -51,7 +53,6 @@ def describe(file: IO[bytes]) -> str:
     bits = int.from_bytes(head[22:24], "big")
     if head[:4] == b"8BPS" and bits not in (1, 8):
         return f"a Photoshop document of {bits} bits a sample cannot be read; save it with 8"
-    file.seek(0)
     size = avif_size(file)
     if size and (size[0] * size[1] > _MOST_IN_AVIF or max(size) > _LONGEST_IN_AVIF):
         return f"AVIF: {size[0]:,} x {size[1]:,} pixels are more than its decoder takes"
