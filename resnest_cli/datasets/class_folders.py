@@ -178,8 +178,10 @@ def validate_classes(train: LabelledImages, val: LabelledImages | None) -> None:
     Classes without images don't count.
     """
     trained = train.used_classes
-    by_form = [[n for n in trained if nfc(n) == nfc(name)] for name in trained]
-    if twice := next((names for names in by_form if len(names) > 1), None):
+    by_form: dict[str, list[str]] = {}
+    for name in trained:
+        by_form.setdefault(nfc(name), []).append(name)
+    if twice := next((names for names in by_form.values() if len(names) > 1), None):
         raise DatasetError(
             f"{len(twice)} class folders differ only in how Unicode writes their letters (NFC or "
             f"NFD): {listed(twice)}\nput their images into one of them"

@@ -39,7 +39,8 @@ class LabelledFolder:
             images = read_ground_truth(self.ground_truth, self.path)
         else:
             images = read_class_folders(self.path)
-            if empty := [name for name in images.classes if name not in images.used_classes]:
+            used = set(images.used_classes)
+            if empty := [name for name in images.classes if name not in used]:
                 log.warning("class folders without images: %s", listed(empty))
         wanted = Selection(self.include, self.exclude).within(str(self.path))
         chosen = [
