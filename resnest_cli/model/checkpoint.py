@@ -48,18 +48,10 @@ class _PassedOver:
         pass
 
 
-def _empty_dict(*args: Any) -> dict[Any, Any]:
-    return {}
-
-
-def _empty_list(*args: Any) -> list[Any]:
-    return []
-
-
 # plain data that scripts save beside the weights, as pickles name it, and what is made instead
 _DATA = (
-    (_empty_dict, "collections.defaultdict"),
-    (_empty_list, "collections.deque"),
+    (lambda *_: {}, "collections.defaultdict"),
+    (lambda *_: [], "collections.deque"),
     *((_PassedOver, f"builtins.{name}") for name in ("dict", "float", "int", "list", "range")),
     *((_PassedOver, f"datetime.{name}") for name in ("date", "datetime", "timedelta")),
     *((_PassedOver, f"pathlib{where}.{kind}Path") for where in ("", "._local")
