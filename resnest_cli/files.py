@@ -145,11 +145,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """A path beside a file to write to; it replaces the file at the end, unless that failed.
 
     Raises:
-        WriteError: the system refuses.
+        WriteError: the system refuses, or a pipe, a device or a folder is in the file's place.
     """
     beside = path.with_name(_new_name())
     try:
         with os_errors(f"'{path}'"):
+            check_regular(path)
             yield beside
             _to_disk(beside)
             beside.replace(path)

@@ -23,7 +23,7 @@ ROOMS = (
 # and the modules of the root, below every room but for __main__
 ROOTS = (
     "hashing", "files", "settings", "hardware", "progress", "text", "results", "errors",
-    "version",
+    "version", "file_kinds",
 )  # fmt: skip
 # what may import torch when it is itself imported
 TORCH = ("resnest_cli.model.", "resnest_cli.engines.torch_engine", "resnest_cli.training.",

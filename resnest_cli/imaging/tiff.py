@@ -14,10 +14,11 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 from PIL.Image import Transpose
 
-from resnest_cli.errors import ImageError, ResNeStError, require_extra
+from resnest_cli.errors import ImageError
 from resnest_cli.imaging.decode_options import DecodeOptions
 from resnest_cli.imaging.depth import Depth, alpha_to_8_bits, to_8_bits
 from resnest_cli.imaging.libtiff import listening
+from resnest_cli.imaging.unreadable import require_readers, unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ORIENTATION = 274
+_READERS = ("tifffile", "imagecodecs")
 _RGB, _PALETTE, _MASK, _CMYK, _YCBCR, _LAB = 2, 3, 4, 5, 6, 8
 _COLOURS = {
     0: "grey, white is zero", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK",
@@ -216,18 +218,11 @@ def check_tiles(kind: TiffKind, most: int) -> None:
 
 def _big_endian_kind(file: IO[bytes]) -> TiffKind:
     """The kind of a BigTIFF in big-endian order, which Pillow cannot read."""
-    _require_tifffile("TIFF (BigTIFF, big-endian)")
+    require_readers("TIFF (BigTIFF, big-endian)", *_READERS)
     with _tifffile(file) as opened:
         values = {tag.code: tag.value for tag in opened.pages[0].tags}
     arrays = {code: tuple(v.tolist()) for code, v in values.items() if isinstance(v, np.ndarray)}
     return replace(TiffKind.of(values | arrays, little=False), opens_in_pillow=False)
-
-
-def _require_tifffile(kind: object) -> None:
-    try:
-        require_extra("formats", "tifffile", "imagecodecs")
-    except ResNeStError as error:
-        raise ImageError(f"{kind}: {': '.join(str(error).splitlines())}") from error
 
 
 def _tifffile(file: IO[bytes]) -> Any:
@@ -247,8 +242,8 @@ def kind_of(image: Image.Image) -> TiffKind | None:
 def read(file: IO[bytes], kind: TiffKind, options: DecodeOptions, name: str) -> Image.Image:
     """The image by way of tifffile, in 8 bits, not turned; `ImageError` if that cannot read it."""
     if not kind.right_in_tifffile:
-        raise ImageError(f"{kind}: a kind that cannot be read; convert it to RGB or grey")
-    _require_tifffile(kind)
+        raise unsupported(kind)
+    require_readers(kind, *_READERS)
     values = _values(file, kind, options)
     own = kind.samples - len(kind.extra)
     if kind.colours == _PALETTE:

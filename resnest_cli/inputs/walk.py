@@ -36,7 +36,7 @@ class LeftOut:
 
     def folder(self, name: str) -> bool:
         """Whether a folder is left out, as one that a system made for itself, such as `@eaDir`."""
-        system = is_system_folder(name)
+        system = name.casefold() in _SYSTEM_FOLDERS
         if system:
             self.folders.add(name)
         return system
@@ -60,11 +60,6 @@ class LeftOut:
         return f"left out: {' and '.join(parts)}" if parts else ""
 
 
-def is_system_folder(name: str) -> bool:
-    """Whether a name is that of a folder that a system makes for itself, such as `@eaDir`."""
-    return name.casefold() in _SYSTEM_FOLDERS
-
-
 def walk(folder: str, left_out: LeftOut) -> Iterator[Source]:
     """The images below a folder, sorted by name, links followed, hidden names left out."""
     levels = [iter([folder])]  # of each folder on the way down, what is still to visit
@@ -81,17 +76,17 @@ def walk(folder: str, left_out: LeftOut) -> Iterator[Source]:
                 status = os.stat(path)
                 here = (status.st_dev, status.st_ino)
                 if here not in above:
-                    levels.append(iter(_entries(path, left_out)))
+                    levels.append(iter([entry.path for entry in entries(path, left_out)]))
                     above.append(here)
             except OSError as error:
                 yield Source(path, error=f"the folder cannot be read: {error.strerror or error}")
 
 
-def _entries(folder: str, left_out: LeftOut) -> list[str]:
-    """The folders and images in a folder, sorted by name."""
+def entries(folder: str | Path, left_out: LeftOut) -> list[os.DirEntry[str]]:
+    """The folders and images in a folder, sorted by name; anything else is counted."""
     with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    return [entry.path for entry in entries if _is_taken(entry, left_out)]
+        in_order = sorted(found, key=lambda entry: entry.name)
+    return [entry for entry in in_order if _is_taken(entry, left_out)]
 
 
 def _is_taken(entry: os.DirEntry[str], left_out: LeftOut) -> bool:

@@ -253,6 +253,7 @@ def twelve_bits():
 UNREADABLE = {
     "12-bit JPEG": (twelve_bits(), "JPEG that cannot be read: .*12"),
     "PDF": (b"%PDF-1.7\n", "a PDF, not an image"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS .*git lfs pull"),
     "SVG": (b"<?xml version='1.0'?>\n<svg/>", "an SVG"),
     "JPEG XL": (imagecodecs.jpegxl_encode(np.asarray(RGB)), "JPEG XL, not an image"),
     "DICOM": (bytes(128) + b"DICM" + bytes(99), "DICOM"),

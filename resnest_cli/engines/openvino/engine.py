@@ -24,13 +24,7 @@ from resnest_cli.engines.api import LOGITS, OUTPUTS, Accept, RuntimeOptions, che
 from resnest_cli.engines.graph_cache import CacheEntry, CompiledGraph
 from resnest_cli.engines.openvino.graph import read_graph, reason, unusable, with_pixels
 from resnest_cli.engines.openvino.runtime import core, ov, precision_hint, supported_precisions
-from resnest_cli.errors import (
-    CheckpointError,
-    EngineError,
-    UsageError,
-    is_out_of_memory,
-    out_of_memory,
-)
+from resnest_cli.errors import CheckpointError, EngineError, UsageError, check_memory
 from resnest_cli.hardware import after_fork, limited_to, processors
 from resnest_cli.progress import SUMMARY
 
@@ -200,8 +194,7 @@ def _loaded(graph: NDArray[np.uint8], settings: dict[str, str]) -> Any:
     try:
         return core().import_model(ov.Tensor(graph, shared_memory=True), "CPU", settings)
     except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise out_of_memory("the compiled network") from error
+        check_memory(error, "the compiled network")
         raise EngineError(
             f"openvino cannot load the compiled network: {reason(error)}\n"
             "remove it with 'resnest cache', or use `engine=torch`"
@@ -247,8 +240,7 @@ def _infer(
         finally:  # whatever happens, what was started writes into the arrays
             queue.wait_all()
     except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise out_of_memory("an image") from error
+        check_memory(error, "an image")
         raise EngineError(f"openvino cannot run the network: {reason(error)}") from error
     return arrays
 
