@@ -20,6 +20,11 @@ def check_kind(path: Path) -> bytes:
         head = file.read(_HEAD)
     if not head:
         raise CheckpointError(f"'{path}' is empty")
+    if not head.strip(b"\0"):
+        raise CheckpointError(
+            f"'{path}' is damaged: it begins with zeros, as an unfinished download does\n"
+            "download it again"
+        )
     ours = head.startswith(b"PK") or is_safetensors(head)  # perhaps
     if found := None if ours else file_kind(head):
         kind, remedy = found
@@ -27,7 +32,9 @@ def check_kind(path: Path) -> bytes:
     if head.startswith(b"\x80") and _TORCH_MAGIC not in head[:64]:
         remedy = "load it in Python if you trust it, and write its tensors with torch.save"
         raise _foreign(path, "a pickle that torch.save did not write", remedy)
-    xml = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<?xml")  # as a graph is
+    xml = path.suffix == ".xml" and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(
+        b"<?xml"
+    )  # as a graph is
     if not xml and head[:64].isascii() and min(head[:64]) >= ord("\t"):
         begins = printable(head[:30].decode("ascii").strip())
         raise _foreign(

@@ -81,9 +81,12 @@ def evaluate(
     if csv != PLAIN and not output:
         raise UsageError(f"`csv_{'bom' if csv.bom else 'safe'}` needs an `output` folder")
     images = folder.read()
-    if output:
-        files = [Path(output) / name for name in FILES]
-        check_no_input(files, [*images.paths, folder.ground_truth])
+    written = [Path(output) / name for name in FILES] if output else []
+    written += [Path(calibrate)] if calibrate else []
+    if isinstance(model, str | os.PathLike):
+        model = ModelSpec(os.fspath(model))
+    of_model = model.files() if isinstance(model, ModelSpec) else []
+    check_no_input(written, [*images.paths, folder.ground_truth, *of_model])
     classifier = _classifier(model, runtime, decode, progress)
     if calibrate:
         check_calibration(classifier.engine.weights, Path(calibrate), overwrite=overwrite)

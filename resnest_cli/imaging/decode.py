@@ -50,6 +50,8 @@ def decode(
             Image.MAX_IMAGE_PIXELS = options.max_pixels // 2 + 1
         with _opened(content, options, name) as image:
             _check_pixels(image.size, options.max_pixels)
+            if image.format == "SUN" and _first_tile(image)[1] in ("BGRX", "RGBX"):
+                raise ImageError("Sun raster of 32 bits a pixel, a kind that cannot be read")
             if options.draft_size and image.format in ("JPEG", "MPO"):
                 _shrink(image, 2 * options.draft_size)
             if image.format == "JPEG2000":
@@ -83,8 +85,7 @@ def _deep_jpeg2000(
 
 def _raw_mode(image: Image.Image) -> str:
     """How the samples of a PNG that is not decoded yet are stored; empty for other images."""
-    tiles = getattr(image, "tile", ()) if image.format == "PNG" else ()
-    return str(tiles[0][3]) if tiles else ""
+    return _first_tile(image)[1] if image.format == "PNG" else ""
 
 
 def _stretched(
@@ -176,7 +177,8 @@ def to_rgb(
     kind = _tiff_kind(image)
     if kind is not None and not kind.right_in_pillow:
         raise ImageError(f"{kind}: Pillow reads this kind wrong; give the file instead")
-    deep = kind.bits > 8 if kind is not None else _raw_mode(image).endswith(";16B")
+    deep = kind.bits > 8 if kind is not None else _is_deep(image)
+    raw = _raw_mode(image)
     if kind is None:
         image.load()
     else:
@@ -185,13 +187,44 @@ def to_rgb(
         image = _upright(image)
     elif kind is not None:
         image = kind.as_stored(image)
+    if options.background is not None and raw and "transparency" in image.info:
+        _scale_transparency(image, raw)
     if image.mode in _WIDE_MODES:
         depth = _WIDE_MODES[image.mode] if kind is None else kind.depth
         grey = to_8_bits(np.asarray(image), depth, options, name)
         return Image.fromarray(grey).convert("RGB")
     if deep and not options.stretch:
         check_range(image, options, name)
+    if image.format == "PSD" and image.mode == "1":  # where a bit is ink
+        image = ImageOps.invert(image.convert("L"))
     return _opaque(image, options).convert("RGB")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an image that is not decoded yet has more than 8 bits a colour, no TIFF."""
+    if image.format == "PNG":
+        return _raw_mode(image).endswith(";16B")
+    tiles: Any = getattr(image, "tile", ())
+    many = image.format == "PPM" and tiles and isinstance(tiles[0][3], tuple)
+    return _first_tile(image)[0] == "SGI16" or bool(many and tiles[0][3][-1] > 255)
+
+
+def _first_tile(image: Image.Image) -> tuple[str, str]:
+    """The codec, and how the samples are stored, of an image that is not decoded yet."""
+    tiles: Any = getattr(image, "tile", ())
+    if not tiles:
+        return "", ""
+    arguments = tiles[0][3]
+    return str(tiles[0][0]), str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _scale_transparency(image: Image.Image, raw: str) -> None:
+    """Bring a PNG's transparent grey to the 8 bits that Pillow gives the others."""
+    if "16" in raw:
+        raise ImageError("PNG of 16 bits with a transparent colour: it cannot be painted over")
+    bits = {"L;2": 2, "L;4": 4}.get(raw)
+    if bits and isinstance(image.info["transparency"], int):
+        image.info["transparency"] *= 255 // (2**bits - 1)
 
 
 def _tiff_kind(image: Image.Image) -> TiffKind | None:

@@ -72,6 +72,7 @@ class TiffKind:
     colour_map: tuple[int, ...]
     tile: int  # pixels; 0 if it has strips
     plain: bool  # no further tag changes what the samples mean
+    lacks_parts: bool  # fewer strips than the image needs
     opens_in_pillow: bool = True
 
     @classmethod
@@ -82,9 +83,14 @@ class TiffKind:
             value = tags.get(number, default)
             return tuple(int(v) for v in (value if isinstance(value, tuple) else (value,)))
 
-        compression, colours = ints(259, 1)[0], ints(262, 0)[0]
-        colours = _YCBCR if compression == 6 else colours  # old JPEG, whatever the tag says
+        compression, height = ints(259, 1)[0], ints(257, 0)[0]
         samples = ints(277, 3 if compression == 6 else 1)[0]
+        colours = ints(262, 1 if samples < 3 else _RGB)[0]
+        colours = _YCBCR if compression == 6 else colours  # old JPEG, whatever the tag says
+        planar = ints(284, 1)[0] == 2 and samples > 1
+        strips = -(-height // max(ints(278, height)[0], 1)) * (samples if planar else 1)
+        # a part at 0 is one that was never written, and is black
+        parts = ints(324 if 322 in tags else 273)
         bits, formats = ints(258, 1)[:samples], ints(339, 1)[:samples]
         if colours == _CMYK:
             plain = ints(332, 1) == (1,)  # InkSet
@@ -99,19 +105,21 @@ class TiffKind:
         return cls(
             little=little,
             width=ints(256, 0)[0],
-            height=ints(257, 0)[0],
+            height=height,
             colours=colours,
             format=formats[0] if len(set(formats)) == 1 else 0,
             bits=bits[0] if len(set(bits)) == 1 and len(bits) in (1, samples) else 0,
             samples=samples,
             extra=ints(338),
-            planar=ints(284, 1)[0] == 2 and samples > 1,
+            planar=planar,
             compression=compression,
             predictor=ints(317, 1)[0],
             orientation=ints(_ORIENTATION, 1)[0],
             colour_map=ints(320),
             tile=ints(322, 0)[0] * ints(323, 0)[0],
             plain=plain,
+            lacks_parts=compression != 6 and 322 not in tags and len(parts) < strips,
+            opens_in_pillow=262 in tags and 0 not in parts,
         )
 
     def __str__(self) -> str:
@@ -140,11 +148,15 @@ class TiffKind:
         if self.colours in (0, 1):
             return self.samples <= 2 and self._grey_right_in_pillow
         if self.colours == _PALETTE:  # of 8 bits, as some write them, all colours would be black
-            return self.bits <= 8 and max(self.colour_map, default=0) > 255
+            return self.bits <= 8 and self._has_whole_map and max(self.colour_map) > 255
         if self.colours == _YCBCR:
             return self.bits == 8 and (self.plain or self.compression != 1)
         right = self.colours in (_RGB, _CMYK, _LAB) and self.format == 1
         return right and self.bits in (8, 16) and self.plain
+
+    @property
+    def _has_whole_map(self) -> bool:
+        return len(self.colour_map) == 3 << self.bits
 
     @property
     def _planes_right_in_pillow(self) -> bool:
@@ -173,7 +185,7 @@ class TiffKind:
             and k.plain
             and (0 < k.bits <= 16 or k.bits in (32, 64))
             and k.format in (1, 2, 3)
-            and (k.format == 1 or k.colours != _PALETTE)
+            and (k.colours != _PALETTE or (k.format == 1 and k._has_whole_map))
             and k.compression in _BY_TIFFFILE
             and (k.predictor == 1 or k.compression in _PREDICTED)
             and k.samples == colours + len(k.extra)
@@ -211,7 +223,12 @@ def read_kind(file: IO[bytes]) -> TiffKind | None:
 
 
 def check_tiles(kind: TiffKind, most: int) -> None:
-    """Raise `ImageError` for tiles, which are decoded whole, larger than `most` pixels allow."""
+    """Raise `ImageError` for tiles, which are decoded whole, larger than `most` pixels allow.
+
+    Also if pixels are missing.
+    """
+    if kind.lacks_parts:
+        raise ImageError(f"{kind}: damaged image: it has fewer strips than it needs")
     if kind.tile * kind.samples * max(kind.bits, 8) // 8 > max(_MOST_BYTES * most, _LARGEST_TILE):
         raise ImageError(f"{kind}: too large tiles (option max-pixels)")
 

@@ -136,8 +136,7 @@ class PredictionJob:
         """The inputs, of which none will be overwritten: to know that, they are first listed."""
         sources = self.inputs.sources(left_out)
         written = files_of(self.output) if self.output else []
-        files = (self.inputs.files_from, self.model.model, self.model.weights, self.model.labels)
-        check_no_input(written, [*self.inputs.named, *files])
+        check_no_input(written, [*self.inputs.named, self.inputs.files_from, *self.model.files()])
         if self.overwrite and any(path.is_file() for path in written):
             all_sources = list(sources)
             check_no_input(written, (s.content for s in all_sources if isinstance(s.content, Path)))

@@ -52,8 +52,13 @@ class _PassedOver:
 _DATA = (
     (lambda *_: {}, "collections.defaultdict"),
     (lambda *_: [], "collections.deque"),
-    *((_PassedOver, f"builtins.{name}") for name in ("dict", "float", "int", "list", "range")),
-    *((_PassedOver, f"datetime.{name}") for name in ("date", "datetime", "timedelta")),
+    *((_PassedOver, f"builtins.{name}") for name in (
+        "complex", "dict", "float", "frozenset", "int", "list", "range", "slice"
+    )),
+    *((_PassedOver, f"datetime.{name}") for name in (
+        "date", "datetime", "time", "timedelta", "timezone"
+    )),
+    *((_PassedOver, name) for name in ("decimal.Decimal", "uuid.UUID")),
     *((_PassedOver, f"pathlib{where}.{kind}Path") for where in ("", "._local")
       for kind in ("Posix", "Windows", "PurePosix", "PureWindows")),
     *((_PassedOver, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
@@ -256,8 +261,15 @@ def _read_torch(path: Path, head: bytes) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([*_DATA]):
             warnings.simplefilter("ignore")  # torch's advice about old storages is not for users
-            # the zip format can be mapped; the legacy one is read
-            values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            # the zip format can be mapped; the legacy one is read; torch goes by this suffix
+            named_otherwise = path.suffix == ".safetensors"
+            with path.open("rb") as file:
+                values = torch.load(
+                    file if named_otherwise else path,
+                    map_location="cpu",
+                    weights_only=True,
+                    mmap=zipped and not named_otherwise,
+                )
     except pickle.UnpicklingError as error:
         if blocked := re.search(r"GLOBAL (\S+)", str(error)):
             raise explain_objects(path, blocked[1]) from error

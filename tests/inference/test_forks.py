@@ -95,6 +95,22 @@ def test_a_classifier_with_an_engine_of_its_own_cannot_be_pickled():
         pickle.dumps(Classifier(engine=FakeEngine()))
 
 
+def test_a_fork_amid_a_computation_of_openvinos_is_an_error_in_the_child(used):
+    if used.engine.name != "openvino":
+        pytest.skip("torch is used in threads of its own, which a child makes anew")
+    from resnest_cli.engines.openvino.runtime import COMPUTING
+
+    def work():
+        with pytest.raises(EngineError, match="\nstart processes by spawn"):
+            used(IMAGES[0])
+        with pytest.raises(EngineError, match="computing in another thread"):
+            Classifier("demo", engine="openvino")
+
+    with COMPUTING:  # as another thread enters it
+        in_child(work)
+    assert used(IMAGES[0])
+
+
 def test_a_stream_is_not_continued_in_a_forked_child():
     stream = Classifier(engine=FakeEngine(), workers=1).stream(IMAGES * 20)
     next(stream)

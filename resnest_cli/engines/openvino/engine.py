@@ -23,7 +23,13 @@ from resnest_cli.catalog.variants import get_variant
 from resnest_cli.engines.api import LOGITS, OUTPUTS, Accept, RuntimeOptions, check_config
 from resnest_cli.engines.graph_cache import CacheEntry, CompiledGraph
 from resnest_cli.engines.openvino.graph import read_graph, reason, unusable, with_pixels
-from resnest_cli.engines.openvino.runtime import core, ov, precision_hint, supported_precisions
+from resnest_cli.engines.openvino.runtime import (
+    COMPUTING,
+    core,
+    ov,
+    precision_hint,
+    supported_precisions,
+)
 from resnest_cli.errors import CheckpointError, EngineError, UsageError, check_memory
 from resnest_cli.hardware import after_fork, limited_to, processors
 from resnest_cli.progress import SUMMARY
@@ -78,7 +84,8 @@ class OpenVINOEngine:
             EngineError: the network cannot be loaded or run, or is an exported one, which gives
                 logits only.
         """
-        return _infer(self._model(len(pixels)), pixels, outputs)
+        with COMPUTING:
+            return _infer(self._model(len(pixels)), pixels, outputs)
 
     def _forget_models(self) -> None:
         """Load them again when they are needed: their threads do not exist here.
@@ -94,7 +101,7 @@ class OpenVINOEngine:
         Without a hint, a lone image takes what is loaded already.
         """
         alone = count == 1 and self._same_alone and self._hint != "throughput"
-        with self._lock:
+        with COMPUTING, self._lock:
             wanted = self._hint == "latency" or LATENCY in self._models or not self._models
             name = LATENCY if alone and wanted else THROUGHPUT
             if name not in self._models:
@@ -130,7 +137,8 @@ def open_openvino(
             accept(config)
         once = " (once)" if runtime.use_cache else ""
         log.log(SUMMARY, "Preparing %s for this CPU%s ...", weights.label, once)
-        compiled = _prepared(graph, config, weights, precision, models)
+        with COMPUTING:
+            compiled = _prepared(graph, config, weights, precision, models)
         log.log(SUMMARY, "prepared in %.1f s", time.monotonic() - start)
         return compiled
 
