@@ -144,7 +144,7 @@ def test_files_of_a_training_run(run: Run, tmp_path: Path) -> None:
     found = {path.name for path in (tmp_path / "trained" / "data").iterdir()}
     # a run that has ended needs no state; without a folder `val` val.csv is written
     assert found == documented - {"state.pt", "val.csv"}
-    known = {*run_folder._FILES, run_folder.SKIPPED}
+    known = set(run_folder.FILES)
     assert documented == known
     assert summary.SUMMARY_FILE in known
     assert trainer._SAVE_EVERY == 5 * 60  # "every five minutes"
@@ -175,8 +175,8 @@ def test_formats_of_exports() -> None:
     from resnest_cli.engines.openvino.graph import CONFIG_PLACE
 
     place = "/".join(CONFIG_PLACE)
-    assert f"OpenVINO files at `{place}`" in page("docs/reference/checkpoint-format.md")
-    assert f"one entry, `{METADATA_KEY}`" in page("docs/reference/checkpoint-format.md")
+    assert f"`rt_info/{place}`" in page("docs/reference/checkpoint-format.md")
+    assert f"metadata, key `{METADATA_KEY}`" in page("docs/reference/checkpoint-format.md")
 
 
 def test_extras() -> None:
