@@ -179,6 +179,7 @@ def to_rgb(
         raise ImageError(f"{kind}: Pillow reads this kind wrong; give the file instead")
     deep = kind.bits > 8 if kind is not None else _is_deep(image)
     raw = _raw_mode(image)
+    ink = image.format == "PSD" and image.mode == "1"  # what its bits are
     if kind is None:
         image.load()
     else:
@@ -195,7 +196,7 @@ def to_rgb(
         return Image.fromarray(grey).convert("RGB")
     if deep and not options.stretch:
         check_range(image, options, name)
-    if image.format == "PSD" and image.mode == "1":  # where a bit is ink
+    if ink:
         image = ImageOps.invert(image.convert("L"))
     return _opaque(image, options).convert("RGB")
 
