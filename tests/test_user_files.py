@@ -195,7 +195,7 @@ def test_a_file_on_standard_input_is_not_replaced(command, read, folder, run_pro
         ("predict one.png --weights x.xml -f csv -o x.bin --overwrite", "x.bin"),
         (
             "evaluate data --labels out/failed.csv -o out -m demo --overwrite",
-            "out/confusion.csv",
+            "out/failed.csv",
         ),
         (
             "evaluate data -m demo --labels x.safetensors --calibrate x.safetensors --overwrite",

@@ -159,7 +159,8 @@ def _prepared(
     """A network, compiled for this processor; its models are added to `models`."""
     try:
         graph = with_pixels(graph, config.preprocessing)
-        model = core().compile_model(graph, "CPU", _settings(precision, THROUGHPUT))
+        settings = _settings(precision, THROUGHPUT)
+        model = COMPUTING.loaded(core().compile_model(graph, "CPU", settings))
     except (RuntimeError, ValueError, MemoryError) as error:
         raise unusable(weights.path, error) from error
     stream = model.export_model()
@@ -200,7 +201,8 @@ def _exported(weights: Weights, crop: int | None) -> tuple[ov.Model, ModelConfig
 
 def _loaded(graph: NDArray[np.uint8], settings: dict[str, str]) -> Any:
     try:
-        return core().import_model(ov.Tensor(graph, shared_memory=True), "CPU", settings)
+        content = ov.Tensor(graph, shared_memory=True)
+        return COMPUTING.loaded(core().import_model(content, "CPU", settings))
     except (RuntimeError, MemoryError) as error:
         check_memory(error, "the compiled network")
         raise EngineError(

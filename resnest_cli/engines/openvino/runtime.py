@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from threading import Lock
 from typing import Any
 
@@ -57,26 +58,40 @@ def core() -> ov.Core:
     """
     if COMPUTING.interrupted:
         raise EngineError(
-            "openvino cannot be used in this process: it was computing in another thread when this "
-            "one was forked\nstart processes by spawn or forkserver, or before the first prediction"
+            "openvino cannot be used in this process, which was forked while another thread "
+            "computed, or after a network was unloaded\n"
+            "start processes by spawn or forkserver, or before the first prediction"
         )
     process = os.getpid()
     return _cores.get(process) or _cores.setdefault(process, ov.Core())
 
 
 class _Computing:
-    """Entered while OpenVINO works; a process that is forked meanwhile cannot use it."""
+    """Entered while OpenVINO works; a process that is forked meanwhile cannot use it.
+
+    Nor can one that is forked after a network was unloaded: OpenVINO gives its threads, which do
+    not exist there, to the next network.
+    """
 
     def __init__(self) -> None:
         self.interrupted = False
+        self._unloaded = False
         self._forked()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
-        self.interrupted = self.interrupted or getattr(self, "_entered", 0) > 0
+        self.interrupted = self.interrupted or self._unloaded or getattr(self, "_entered", 0) > 0
         self._entered = 0
         self._lock = Lock()
+
+    def loaded(self, model: Any) -> Any:
+        """The same compiled model, noticed when it is unloaded."""
+        weakref.finalize(model, self._unload).atexit = False
+        return model
+
+    def _unload(self) -> None:
+        self._unloaded = True
 
     def __enter__(self) -> None:
         with self._lock:
