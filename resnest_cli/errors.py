@@ -81,9 +81,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(re.search(words, str(error), re.I))
 
 
-def out_of_memory(what: str) -> ResNeStError:
-    """The error where that is so; `what` is what there is not enough memory for."""
-    return EngineError(f"not enough memory for {what}; other programs may be using it")
+def check_memory(error: BaseException, what: str) -> None:
+    """Raise `EngineError` if an error is that there was too little memory for something."""
+    if is_out_of_memory(error):
+        reason = f"not enough memory for {what}; other programs may be using it"
+        raise EngineError(reason) from error
 
 
 def check_number(

@@ -41,7 +41,10 @@ def check_new(path: Path, *, overwrite: bool = False, resumable: bool = False) -
 
 
 def check_no_input(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
-    """Raise `UsageError` if a file that is to be written is an input, also by way of a link."""
+    """Raise `UsageError` if a file that is to be written is an input, also by way of a link.
+
+    `-` is standard input, which may be a file.
+    """
     written = {_identity(path) for path in outputs if path.is_file()}
     for path in inputs if written else ():
         with suppress(OSError, ValueError):  # what does not exist is not replaced
@@ -53,7 +56,7 @@ def check_no_input(outputs: Iterable[Path], inputs: Iterable[str | Path | None])
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
-    status = Path(path).stat()
+    status = os.fstat(0) if str(path) == "-" else Path(path).stat()
     return status.st_dev, status.st_ino
 
 
@@ -145,11 +148,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """A path beside a file to write to; it replaces the file at the end, unless that failed.
 
     Raises:
-        WriteError: the system refuses.
+        WriteError: the system refuses, or a pipe, a device or a folder is in the file's place.
     """
     beside = path.with_name(_new_name())
     try:
         with os_errors(f"'{path}'"):
+            check_regular(path)
             yield beside
             _to_disk(beside)
             beside.replace(path)

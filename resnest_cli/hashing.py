@@ -40,7 +40,6 @@ def file_sha256(path: Path) -> str:
     if _state(path) == before and time.time_ns() - max(before[1:3]) > _SETTLED:
         try:
             record.parent.mkdir(parents=True, exist_ok=True)
-            check_regular(record)
             with atomic_write(record) as beside:
                 beside.write_text(json.dumps([str(path.absolute()), before, digest]), "ascii")
         except OSError:

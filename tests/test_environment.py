@@ -174,7 +174,7 @@ def test_too_little_memory_is_no_damaged_cache(message, monkeypatch):
 
     image = example()[0]
     Classifier("demo", engine="openvino")(image)
-    monkeypatch.setattr(engine.ov, "Core", Core)
+    monkeypatch.setattr(engine, "core", Core)
     monkeypatch.setattr(engine, "supported_precisions", lambda: ["fp32"])
     with pytest.raises(EngineError, match="not enough memory for the compiled network") as caught:
         Classifier("demo", engine="openvino")(image)

@@ -23,13 +23,13 @@ ROOMS = (
 # and the modules of the root, below every room but for __main__
 ROOTS = (
     "hashing", "files", "settings", "hardware", "progress", "text", "results", "errors",
-    "version",
+    "version", "file_kinds",
 )  # fmt: skip
 # what may import torch when it is itself imported
 TORCH = ("resnest_cli.model.", "resnest_cli.engines.torch_engine", "resnest_cli.training.",
          "resnest_cli.export.")  # fmt: skip
 MOST_ARROWS = 130  # between rooms and root modules
-MOST_LINES = 14_900  # the aim is 11,000
+MOST_LINES = 16_200  # the aim is 11,000
 
 
 def room(module: str) -> str:

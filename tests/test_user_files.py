@@ -169,3 +169,56 @@ def test_a_report_or_a_checkpoint_never_replaces_what_it_is_made_of(folder, run,
     command = "evaluate out --ground-truth out/predictions.csv -m demo -o out --overwrite"
     done = run(*command.split())
     assert (done.returncode, "would replace an input" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "read"),
+    [
+        ("predict - -m demo -f csv -o one.png --overwrite", "one.png"),
+        ("predict --files-from - -m demo -o list.csv --overwrite", "list.csv"),
+    ],
+)
+def test_a_file_on_standard_input_is_not_replaced(command, read, folder, run_process):
+    (folder / "list.csv").write_text("one.png\n")
+    before = (folder / read).read_bytes()
+    with (folder / read).open("rb") as file:
+        done = run_process(*command.split(), stdin=file)
+    assert (done.returncode, "would replace an input" in done.stderr) == (2, True), done.stderr
+    assert (folder / read).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "read"),
+    [
+        ("export demo -o x.onnx --labels x.onnx --overwrite", "x.onnx"),
+        ("export demo -o x.xml --labels x.bin --overwrite", "x.bin"),
+        ("predict one.png --weights x.xml -f csv -o x.bin --overwrite", "x.bin"),
+        (
+            "evaluate data --labels out/failed.csv -o out -m demo --overwrite",
+            "out/failed.csv",
+        ),
+        (
+            "evaluate data -m demo --labels x.safetensors --calibrate x.safetensors --overwrite",
+            "x.safetensors",
+        ),
+    ],
+)
+def test_labels_and_the_weights_beside_a_graph_are_inputs_too(command, read, folder, run):
+    (folder / read).write_text("a\n")
+    done = run(*command.split())
+    assert (done.returncode, "would replace an input" in done.stderr) == (2, True), done.stderr
+    assert (folder / read).read_text() == "a\n"
+
+
+def test_results_stay_if_their_record_cannot_be_written(folder, run):
+    (folder / "x.csv").write_text("old\n")
+    (folder / "x.csv.run.json").mkdir()
+    done = run("predict", "one.png", "-m", "demo", "-o", "x.csv", "--overwrite")
+    assert (done.returncode, "x.csv.run.json' is not a file" in done.stderr) == (1, True)
+    assert (folder / "x.csv").read_text() == "old\n"
+
+
+def test_a_users_summary_is_no_run_to_resume(folder, run):
+    (folder / "out/summary.json").write_text("{}")
+    done = run("train", "data", "-m", "demo", "-o", "out", "--resume")
+    assert (done.returncode, "nothing to resume" in done.stderr) == (1, True), done.stderr

@@ -6,21 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from resnest_cli.errors import CheckpointError
+from resnest_cli.file_kinds import file_kind
 from resnest_cli.text import printable
 
 _HEAD = 512  # bytes that are looked at
-_UNPACK = "unpack it, and use the file inside"
-_FIRST_BYTES = {  # of a kind of file: its name, and what to do
-    b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "run 'git lfs pull'"),
-    b"\x1f\x8b": ("compressed with gzip", _UNPACK),
-    b"BZh": ("compressed with bzip2", _UNPACK),
-    b"\xfd7zXZ": ("compressed with xz", _UNPACK),
-    b"\x28\xb5\x2f\xfd": ("compressed with zstd", _UNPACK),
-    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _UNPACK),
-    b"Rar!": ("a RAR archive", _UNPACK),
-    b"\x89HDF": ("an HDF5 file, as Keras writes them", "use a checkpoint that PyTorch wrote"),
-    b"\x93NUMPY": ("a NumPy array", "use a checkpoint that PyTorch wrote"),
-}
 _TORCH_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # a number that begins torch.save's legacy format
 _PICKLED_NETWORK = b"torch.nn.modules.conv\nConv2d"  # how a pickle names a network's class
 
@@ -31,18 +20,22 @@ def check_kind(path: Path) -> bytes:
         head = file.read(_HEAD)
     if not head:
         raise CheckpointError(f"'{path}' is empty")
-    for first, (kind, remedy) in _FIRST_BYTES.items():
-        if head.startswith(first):
-            raise _foreign(path, kind, remedy)
-    if head[257:262] == b"ustar":
-        raise _foreign(path, "a tar archive", _UNPACK)
+    if not head.strip(b"\0"):
+        raise CheckpointError(
+            f"'{path}' is damaged: it begins with zeros, as an unfinished download does\n"
+            "download it again"
+        )
+    ours = head.startswith(b"PK") or is_safetensors(head)  # perhaps
+    if found := None if ours else file_kind(head):
+        kind, remedy = found
+        raise _foreign(path, kind, remedy or "use a checkpoint that PyTorch wrote")
     if head.startswith(b"\x80") and _TORCH_MAGIC not in head[:64]:
         remedy = "load it in Python if you trust it, and write its tensors with torch.save"
         raise _foreign(path, "a pickle that torch.save did not write", remedy)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html")):
-        raise _foreign(path, "a web page (to log in?)", "download the file itself")
-    if not text.startswith(b"<?xml") and head[:64].isascii() and min(head[:64]) >= ord("\t"):
+    xml = path.suffix == ".xml" and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(
+        b"<?xml"
+    )  # as a graph is
+    if not xml and head[:64].isascii() and min(head[:64]) >= ord("\t"):
         begins = printable(head[:30].decode("ascii").strip())
         raise _foreign(
             path,
@@ -50,6 +43,11 @@ def check_kind(path: Path) -> bytes:
             "use the checkpoint itself; was its download complete?",
         )
     return head
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether first bytes are the length of a header of JSON, as safetensors has it."""
+    return head[8:9] == b"{" and head[6:8] == b"\0\0"
 
 
 def check_members(path: Path, names: Iterable[str]) -> None:
@@ -67,7 +65,7 @@ def check_members(path: Path, names: Iterable[str]) -> None:
     if "data.pkl" not in last:
         some = next(iter(last.values()), None)
         holds = f" that holds '{printable(some)}'" if some else ""
-        raise _foreign(path, f"a zip archive{holds}", _UNPACK)
+        raise _foreign(path, f"a zip archive{holds}", "unpack it, and use the file inside")
 
 
 def explain_objects(path: Path, blocked: str) -> CheckpointError:

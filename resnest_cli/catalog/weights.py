@@ -199,7 +199,6 @@ def _existing(path: Path) -> Path:
         raise CheckpointError(f"'{path}' is a folder, not a model\n{hint}")
     if not path.is_file():
         reason = "not a regular file" if path.exists() else "No such file or directory"
-        reason = "a folder; name the checkpoint in it" if path.is_dir() else reason
         raise CheckpointError(f"cannot read '{path}': {reason}")
     graph_weights = path.with_suffix(".bin") if path.suffix == ".xml" else path
     if not graph_weights.is_file():

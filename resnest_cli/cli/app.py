@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 from resnest_cli import settings
 from resnest_cli.cli.typer_speed import install_fast_coercion
 from resnest_cli.errors import BrokenPipe, ResNeStError, is_out_of_memory
+from resnest_cli.text import printable
 from resnest_cli.version import __version__
 
 COMMANDS = {
@@ -188,15 +189,20 @@ class _ToStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         lead = "warning: " if record.levelno == logging.WARNING else ""
         with suppress(OSError):  # a full disk behind 2> is no reason to stop
-            sys.stderr.write(f"{lead}{as_flags(self.format(record))}\n")
+            sys.stderr.write(f"{lead}{_shown(as_flags(self.format(record)))}\n")
 
 
 def _fail(message: str, code: int) -> int:
     if settings.debug() and sys.exc_info()[0]:
         raise
     with suppress(OSError):  # as for 2> on a full disk; the exit code remains
-        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.write(f"error: {_shown(message)}\n")
     return code
+
+
+def _shown(message: str) -> str:
+    """A message whose names of files or classes write nothing else to a terminal than text."""
+    return "\n".join(map(printable, message.split("\n")))
 
 
 def _usage_error(error: typer.TyperException, arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,9 +62,7 @@ def bench(
     ] = 3.0,
     device: options.Device = "auto",
     compiled: options.Compile = False,
-    fmt: Annotated[
-        Literal["table", "json"], option("--format -f", OUTPUT, "Output format.")
-    ] = "table",
+    fmt: options.TableFormat = "table",
     as_json: options.Json = False,
     output: Annotated[
         Path | None, option("--output -o FILE", OUTPUT, "Also write JSON to FILE, a .json.")

@@ -40,9 +40,7 @@ def cache(
     dry_run: Annotated[
         bool, option("--dry-run", None, "Show what would be removed, and remove nothing.")
     ] = False,
-    fmt: Annotated[
-        Literal["table", "json"], option("--format -f", options.OUTPUT, "Output format.")
-    ] = "table",
+    fmt: options.TableFormat = "table",
     as_json: options.Json = False,
 ) -> None:
     """List and clean what is stored on disk.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -70,9 +70,7 @@ def evaluate(
     bins: Annotated[
         int, option("--bins N", options.RESULTS, "Bins of the calibration error.", (2, 1000))
     ] = 15,
-    fmt: Annotated[
-        Literal["table", "json"], option("--format -f", options.OUTPUT, "Output format.")
-    ] = "table",
+    fmt: options.TableFormat = "table",
     as_json: options.Json = False,
     output: Annotated[
         Path | None,

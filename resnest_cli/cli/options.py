@@ -230,6 +230,7 @@ Format = Annotated[
     Literal["table", "json", "jsonl", "csv", "tsv", "parquet"] | None,
     option("--format -f", OUTPUT, "Output format. [default: by --output's suffix, else table]"),
 ]
+TableFormat = Annotated[Literal["table", "json"], option("--format -f", OUTPUT, "Output format.")]
 Json = Annotated[bool, option("--json", OUTPUT, "The same as --format json.")]
 Output = Annotated[
     str | None,  # a slash at the end counts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +12,8 @@ from pathlib import Path
 
 from resnest_cli.errors import DatasetError, ImageError, UsageError
 from resnest_cli.imaging.decode_options import DEFAULT
-from resnest_cli.imaging.image_formats import is_image_name
 from resnest_cli.inputs.source import Source, is_archive
-from resnest_cli.inputs.walk import LeftOut, is_system_folder, walk
+from resnest_cli.inputs.walk import LeftOut, entries, walk
 from resnest_cli.progress import SILENT, SUMMARY, Progress
 from resnest_cli.text import Names, counted, listed, nfc, printable
 
@@ -180,8 +178,10 @@ def validate_classes(train: LabelledImages, val: LabelledImages | None) -> None:
     Classes without images don't count.
     """
     trained = train.used_classes
-    by_form = [[n for n in trained if nfc(n) == nfc(name)] for name in trained]
-    if twice := next((names for names in by_form if len(names) > 1), None):
+    by_form: dict[str, list[str]] = {}
+    for name in trained:
+        by_form.setdefault(nfc(name), []).append(name)
+    if twice := next((names for names in by_form.values() if len(names) > 1), None):
         raise DatasetError(
             f"{len(twice)} class folders differ only in how Unicode writes their letters (NFC or "
             f"NFD): {listed(twice)}\nput their images into one of them"
@@ -225,23 +225,11 @@ def find_unreadable(
 
 def _report_left_out(folder: Path, left_out: LeftOut) -> None:
     """Report what was passed over in class folders and beside them."""
-    with os.scandir(folder) as entries:
-        beside = 0
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                left_out.folder(entry.name)
-            elif is_image_name(entry.name):
-                beside += 1
-            else:
-                left_out.file(entry.name)
-    if beside:
-        log.warning(
-            "%s beside the class folders of '%s' left out", counted(beside, "image"), folder
-        )
+    shown = printable(str(folder))
+    if beside := sum(not entry.is_dir() for entry in entries(folder, left_out)):
+        log.warning("%s beside the class folders of '%s' left out", counted(beside, "image"), shown)
     if left_out:
-        log.log(SUMMARY, "'%s': %s", folder, left_out)
+        log.log(SUMMARY, "'%s': %s", shown, left_out)
 
 
 def _below_class(path: str) -> str:
@@ -251,9 +239,7 @@ def _below_class(path: str) -> str:
 
 def _subfolders(folder: Path) -> list[str]:
     """The names of the folders in a folder, sorted, without hidden ones and a system's own."""
-    with os.scandir(folder) as entries:
-        folders = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-    names = sorted(name for name in folders if not is_system_folder(name))
+    names = sorted(entry.name for entry in entries(folder, LeftOut()) if entry.is_dir())
     for name in names:
         if not is_utf8(name):
             raise DatasetError(

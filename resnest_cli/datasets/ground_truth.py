@@ -19,7 +19,7 @@ from resnest_cli.imaging.image_formats import is_image_name
 from resnest_cli.inputs.lists import wide_encoding
 from resnest_cli.inputs.walk import LeftOut
 from resnest_cli.progress import SUMMARY
-from resnest_cli.text import Names, counted, listed
+from resnest_cli.text import Names, counted, listed, printable
 
 log = logging.getLogger(__name__)
 
@@ -122,10 +122,11 @@ def read_ground_truth(file: Path, folder: Path) -> LabelledImages:
     found = _found([row.cells[table.name] for row in table.rows], images, file, folder)
     classes = sorted(set(labels))
     index = {name: number for number, name in enumerate(classes)}
+    shown = printable(str(folder))
     if unlisted := len(names) - len(found):
-        log.log(SUMMARY, "%s of '%s' not in '%s'", counted(unlisted, "image"), folder, file)
+        log.log(SUMMARY, "%s of '%s' not in '%s'", counted(unlisted, "image"), shown, file)
     if left_out:
-        log.log(SUMMARY, "'%s': %s", folder, left_out)
+        log.log(SUMMARY, "'%s': %s", shown, left_out)
     paths = tuple(str(folder / name) for name in found)
     return LabelledImages(tuple(classes), paths, tuple(index[label] for label in labels))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from resnest_cli.datasets.class_folders import LabelledImages, read_class_folders
 from resnest_cli.datasets.ground_truth import read_ground_truth
-from resnest_cli.errors import DatasetError, UsageError
+from resnest_cli.errors import DatasetError, check_number
 from resnest_cli.inputs.patterns import Selection
 from resnest_cli.text import listed
 
@@ -33,13 +33,14 @@ class LabelledFolder:
             DatasetError: the folder or the list is unusable, or no image is selected.
             UsageError: `limit` is not a positive number.
         """
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"`limit` must be 1 or more, not {self.limit}")
+        if self.limit is not None:
+            check_number("limit", self.limit, 1)
         if self.ground_truth:
             images = read_ground_truth(self.ground_truth, self.path)
         else:
             images = read_class_folders(self.path)
-            if empty := [name for name in images.classes if name not in images.used_classes]:
+            used = set(images.used_classes)
+            if empty := [name for name in images.classes if name not in used]:
                 log.warning("class folders without images: %s", listed(empty))
         wanted = Selection(self.include, self.exclude).within(str(self.path))
         chosen = [

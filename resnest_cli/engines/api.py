@@ -62,6 +62,12 @@ class ModelSpec:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(value))
 
+    def files(self) -> list[Path]:
+        """The files that it may name, with the weights beside a graph; they need not exist."""
+        named = [Path(self.model)] if self.model else []
+        named += [path for path in (self.weights, self.labels) if path is not None]
+        return named + [path.with_suffix(".bin") for path in named if path.suffix == ".xml"]
+
 
 @dataclass(frozen=True)
 class RuntimeOptions:

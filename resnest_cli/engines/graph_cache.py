@@ -132,8 +132,6 @@ class CacheEntry:
 
     def write(self, made: CompiledGraph) -> None:
         """Store a graph, and remove those that other versions made of the same checkpoint."""
-        for file in (self.note, self.graph):
-            check_regular(file)
         with atomic_write(self.graph) as path:
             path.write_bytes(made.graph.data)
         note = asdict(self.origin) | {

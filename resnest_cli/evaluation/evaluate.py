@@ -18,7 +18,7 @@ from resnest_cli.datasets.class_names import match_images
 from resnest_cli.datasets.labelled_folder import LabelledFolder
 from resnest_cli.datasets.repeats import FINGERPRINTS, Fingerprints, noted, read_fingerprints
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
-from resnest_cli.errors import DatasetError, ImageError, UsageError, require_extra
+from resnest_cli.errors import DatasetError, ImageError, UsageError, check_number, require_extra
 from resnest_cli.evaluation.metrics import measure
 from resnest_cli.evaluation.published import compare_with_published
 from resnest_cli.evaluation.report import (
@@ -81,9 +81,12 @@ def evaluate(
     if csv != PLAIN and not output:
         raise UsageError(f"`csv_{'bom' if csv.bom else 'safe'}` needs an `output` folder")
     images = folder.read()
-    if output:
-        files = [Path(output) / name for name in FILES]
-        check_no_input(files, [*images.paths, folder.ground_truth])
+    written = [Path(output) / name for name in FILES] if output else []
+    written += [Path(calibrate)] if calibrate else []
+    if isinstance(model, str | os.PathLike):
+        model = ModelSpec(os.fspath(model))
+    of_model = model.files() if isinstance(model, ModelSpec) else []
+    check_no_input(written, [*images.paths, folder.ground_truth, *of_model])
     classifier = _classifier(model, runtime, decode, progress)
     if calibrate:
         check_calibration(classifier.engine.weights, Path(calibrate), overwrite=overwrite)
@@ -101,14 +104,14 @@ def applies_exif(model: ModelSpec) -> bool:
 
     It does except for published models, whose published accuracy was measured without.
     """
-    return model.weights is not None or model.model == DEMO or is_path(model.model or "")
+    named = model.model
+    return model.weights is not None or named == DEMO or (named is not None and is_path(named))
 
 
 def _check(folder: LabelledFolder, bins: int, output: Path | None, *, overwrite: bool) -> None:
     """Raise, before the work, what would be raised after it."""
     require_extra("train", "sklearn", "scipy")
-    if not 2 <= bins <= 1000:
-        raise UsageError(f"`bins` must be 2 to 1000, not {bins}")
+    check_number("bins", bins, 2, 1000)
     if output:
         if not folder.ground_truth:
             check_output_outside(output, [folder.path])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -165,7 +165,7 @@ class Evaluation:
         check_report_folder(folder, overwrite=overwrite)
         earlier = _written_before(folder)
         with os_errors(f"the report in '{folder}'"), all_or_none(folder, FILES) as beside:
-            self._write_files(beside, mistakes, partial(write_csv, style=csv))
+            self._write_files(beside, mistakes, csv)
             digests = {path.name: sha256_of(path) for path in sorted(beside.iterdir())}
             text = json.dumps(self.as_json() | {"files": digests}, indent=2, ensure_ascii=False)
             (beside / "metrics.json").write_text(text + "\n", encoding="utf-8")
@@ -173,11 +173,12 @@ class Evaluation:
             if path.name not in digests:
                 path.unlink(missing_ok=True)
 
-    def _write_files(self, folder: Path, mistakes: int, write: Callable[..., None]) -> None:
-        """Write all files but the metrics, CSV files by `write`."""
+    def _write_files(self, folder: Path, mistakes: int, csv: CSVStyle) -> None:
+        """Write all files but the metrics."""
         per_class = self._per_class()
-        write(folder / "per_class.csv", list(per_class[0]), [r.values() for r in per_class])
-        self._write_confusion(folder, write)
+        rows = [row.values() for row in per_class]
+        write_csv(folder / "per_class.csv", list(per_class[0]), rows, csv)
+        self._write_confusion(folder, csv)
         c = self.metrics.calibration
         charts.draw_reliability(
             folder / "reliability.png",
@@ -186,9 +187,9 @@ class Evaluation:
             counts=c.counts,
             error=c.expected_error,
         )
-        self._write_predictions(folder, mistakes, write)
+        self._write_predictions(folder, mistakes, csv)
         if self.failed:
-            write(folder / "failed.csv", ["path", "error"], self.failed)
+            write_csv(folder / "failed.csv", ["path", "error"], self.failed, csv)
 
     def calibrate(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Evaluation:
         """Fit a temperature on these images, and write the calibrated checkpoint.
@@ -254,16 +255,16 @@ class Evaluation:
             )
         return lines
 
-    def _write_confusion(self, folder: Path, write: Callable[..., None]) -> None:
+    def _write_confusion(self, folder: Path, csv: CSVStyle) -> None:
         """The whole matrix as CSV, and as a chart the classes that were true or predicted."""
         matrix, names = self.metrics.confusion, self.class_names.names
         rows = ([name, *map(int, row)] for name, row in zip(names, matrix, strict=True))
-        write(folder / "confusion.csv", ["true \\ predicted", *names], rows)
+        write_csv(folder / "confusion.csv", ["true \\ predicted", *names], rows, csv)
         used = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
         shown = [printable(names[i]) for i in used]
         charts.draw_confusion(folder / "confusion.png", matrix[np.ix_(used, used)], shown)
 
-    def _write_predictions(self, folder: Path, mistakes: int, write: Callable[..., None]) -> None:
+    def _write_predictions(self, folder: Path, mistakes: int, csv: CSVStyle) -> None:
         """Every image and its top-1 class, the mistakes alone, and a sheet of the worst ones."""
         confidence = np.exp(log_softmax(self.logits).max(1))
         predicted, ranks = self.logits.argmax(1), ranks_of(self.logits, self.labels)
@@ -280,8 +281,8 @@ class Evaluation:
             return load, printable(names[self.labels[i]]), guess
 
         wrong = self.mistakes()
-        write(folder / "predictions.csv", head, map(row, range(len(self.paths))))
-        write(folder / "mistakes.csv", head, map(row, wrong))
+        write_csv(folder / "predictions.csv", head, map(row, range(len(self.paths))), csv)
+        write_csv(folder / "mistakes.csv", head, map(row, wrong), csv)
         if shown := wrong[:mistakes]:
             charts.draw_contact_sheet(folder / "mistakes.jpg", list(map(on_sheet, shown)))
 

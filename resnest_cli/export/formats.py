@@ -27,7 +27,7 @@ from resnest_cli.catalog.demo import example
 from resnest_cli.catalog.labels import read_labels
 from resnest_cli.catalog.weights import Weights, resolve
 from resnest_cli.errors import OutputError, ResNeStError, UsageError, WriteError, require_extra
-from resnest_cli.files import all_or_none, check_new, os_errors
+from resnest_cli.files import all_or_none, check_new, check_no_input, os_errors
 from resnest_cli.imaging.decode import decode
 from resnest_cli.imaging.preprocessing import check_sizes
 from resnest_cli.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -110,6 +110,7 @@ def export_model(
     files = [path, path.with_suffix(".bin")] if kind.suffix == ".xml" else [path]
     for file in files:
         check_new(file, overwrite=overwrite)
+    check_no_input(files, [Path(labels) if labels is not None else None])
     require_extra(kind.extra, *kind.packages)
     source = resolve(model, weights, offline=offline, on_bytes=progress.download)
     if any(file.exists() and file.samefile(source.path) for file in files):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import math
-import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_IN_ICON = 256  # images
-_LONGEST_MCU = 4096  # bytes that JPEG's smallest unit takes, and more
 _WIDE_MODES = {
     "F": Depth.of("f", 32), "I": Depth.of("i", 32),
     **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), Depth.of("u", 16)),
@@ -52,6 +50,8 @@ def decode(
             Image.MAX_IMAGE_PIXELS = options.max_pixels // 2 + 1
         with _opened(content, options, name) as image:
             _check_pixels(image.size, options.max_pixels)
+            if image.format == "SUN" and _first_tile(image)[1] in ("BGRX", "RGBX"):
+                raise ImageError("Sun raster of 32 bits a pixel, a kind that cannot be read")
             if options.draft_size and image.format in ("JPEG", "MPO"):
                 _shrink(image, 2 * options.draft_size)
             if image.format == "JPEG2000":
@@ -85,8 +85,7 @@ def _deep_jpeg2000(
 
 def _raw_mode(image: Image.Image) -> str:
     """How the samples of a PNG that is not decoded yet are stored; empty for other images."""
-    tiles = getattr(image, "tile", ()) if image.format == "PNG" else ()
-    return str(tiles[0][3]) if tiles else ""
+    return _first_tile(image)[1] if image.format == "PNG" else ""
 
 
 def _stretched(
@@ -110,44 +109,18 @@ def _stretched(
 
 
 def _without_end(content: Path | bytes, options: DecodeOptions) -> Image.Image | None:
-    """A truncated JPEG that lacks nothing but its end marker; None if pixels are missing.
+    """A truncated JPEG that lacks nothing but its end marker; None if pixels are missing."""
+    from resnest_cli.imaging import jpeg
 
-    With an end marker any truncated JPEG is decoded, with what is missing made up; so other data
-    are put there, too: if they change no pixel, none was missing.
-    """
-    data = (content if isinstance(content, bytes) else content.read_bytes()).rstrip(b"\xff")
-    if not _ends_all_scans(data):
-        return None
+    data = content if isinstance(content, bytes) else content.read_bytes()
     found = []
-    # the restart marker that would be the next, as whole intervals may be missing
-    last = re.findall(rb"\xff([\xd0-\xd7])", data)[-1:] or [b"\xd7"]
-    restart = bytes([0xFF, 0xD0 | (last[0][0] + 1) & 7])
-    for bits in (b"", b"\xaa", b"\x55"):
-        other = bits * _LONGEST_MCU
-        other += restart + other if other else b""
-        file = io.BytesIO(data + other + b"\xff\xd9")
-        with suppress(OSError), Image.open(file, formats=("JPEG",)) as image:
+    for ended in jpeg.ended(data):
+        with suppress(OSError), Image.open(io.BytesIO(ended), formats=("JPEG",)) as image:
             if options.draft_size:
                 _shrink(image, 2 * options.draft_size)
             found.append(to_rgb(image, options))
     alike = len(found) == 3 and len({image.tobytes() for image in found}) == 1
     return found[0] if alike else None
-
-
-def _ends_all_scans(data: bytes) -> bool:
-    """Whether a JPEG, if it is a progressive one, has the last scan of each coefficient."""
-    lowest: dict[tuple[int, int], int] = {}  # (component, coefficient) -> bits still to come
-    components = 0
-    for marker in re.finditer(rb"\xff([\xc2\xda])", data):
-        segment = data[marker.end() + 2 : marker.end() + 16]
-        if marker[1] == b"\xc2":
-            components = segment[5] if len(segment) > 5 else 0
-        elif components and segment:
-            first, last, bits = (*segment[1 + 2 * segment[0] :][:3], 0, 0, 0)[:3]
-            for component in segment[1 : 1 + 2 * segment[0] : 2]:
-                for number in range(first, min(last, 63) + 1):
-                    lowest[component, number] = bits & 15
-    return not components or (len(lowest) == 64 * components and not any(lowest.values()))
 
 
 def _opened(content: Path | bytes, options: DecodeOptions, name: str) -> Image.Image:
@@ -167,19 +140,14 @@ def _opened(content: Path | bytes, options: DecodeOptions, name: str) -> Image.I
             deep_colour = kind.samples > 1 and kind.bits > 8  # which Pillow gives in 8 bits
             if not kind.right_in_pillow or (options.stretch and deep_colour):
                 return tiff.read(start, kind, options, name)
-        start.seek(0)
         _check_icon(start, options.max_pixels)
-        if isinstance(file, io.BytesIO):
-            file.seek(0)
         try:
             return Image.open(file, formats=[known for known in RARE if known in Image.OPEN])
         except UnidentifiedImageError as error:
             if kind is not None:
                 return tiff.read(start, kind, options, name)
-            start.seek(0)
             if size := unreadable.avif_size(start):  # refused for its size before its pixels
                 _check_pixels(size, options.max_pixels)
-            start.seek(0)
             raise ImageError(unreadable.describe(start)) from error
 
 
@@ -210,7 +178,9 @@ def to_rgb(
     kind = _tiff_kind(image)
     if kind is not None and not kind.right_in_pillow:
         raise ImageError(f"{kind}: Pillow reads this kind wrong; give the file instead")
-    deep = kind.bits > 8 if kind is not None else _raw_mode(image).endswith(";16B")
+    deep = kind.bits > 8 if kind is not None else _is_deep(image)
+    raw = _raw_mode(image)
+    ink = image.format == "PSD" and image.mode == "1"  # what its bits are
     if kind is None:
         image.load()
     else:
@@ -219,13 +189,44 @@ def to_rgb(
         image = _upright(image)
     elif kind is not None:
         image = kind.as_stored(image)
+    if options.background is not None and raw and "transparency" in image.info:
+        _scale_transparency(image, raw)
     if image.mode in _WIDE_MODES:
         depth = _WIDE_MODES[image.mode] if kind is None else kind.depth
         grey = to_8_bits(np.asarray(image), depth, options, name)
         return Image.fromarray(grey).convert("RGB")
     if deep and not options.stretch:
         check_range(image, options, name)
+    if ink:
+        image = ImageOps.invert(image.convert("L"))
     return _opaque(image, options).convert("RGB")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an image that is not decoded yet has more than 8 bits a colour, no TIFF."""
+    if image.format == "PNG":
+        return _raw_mode(image).endswith(";16B")
+    tiles: Any = getattr(image, "tile", ())
+    many = image.format == "PPM" and tiles and isinstance(tiles[0][3], tuple)
+    return _first_tile(image)[0] == "SGI16" or bool(many and tiles[0][3][-1] > 255)
+
+
+def _first_tile(image: Image.Image) -> tuple[str, str]:
+    """The codec, and how the samples are stored, of an image that is not decoded yet."""
+    tiles: Any = getattr(image, "tile", ())
+    if not tiles:
+        return "", ""
+    arguments = tiles[0][3]
+    return str(tiles[0][0]), str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _scale_transparency(image: Image.Image, raw: str) -> None:
+    """Bring a PNG's transparent grey to the 8 bits that Pillow gives the others."""
+    if "16" in raw:
+        raise ImageError("PNG of 16 bits with a transparent colour: it cannot be painted over")
+    bits = {"L;2": 2, "L;4": 4}.get(raw)
+    if bits and isinstance(image.info["transparency"], int):
+        image.info["transparency"] *= 255 // (2**bits - 1)
 
 
 def _tiff_kind(image: Image.Image) -> TiffKind | None:
@@ -293,6 +294,7 @@ def _check_icon(file: IO[bytes], most: int) -> None:
 
 def _in_icon(file: IO[bytes]) -> Iterator[int]:
     """Where the images in an icon of Windows or macOS start; nothing if a file is neither."""
+    file.seek(0)
     head = file.read(8)
     if head.startswith(b"icns"):
         at = 8

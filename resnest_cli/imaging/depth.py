@@ -35,12 +35,13 @@ class Depth:
     full: tuple[float, ...]  # values that may stand for white, ascending; the first that is enough
     inverted: bool = False  # 0 is white
     unsigned: bool = False  # 32 bits, which Pillow gives as signed ones
+    slack: float = 0.0  # by which values may lie outside the range, and are clipped
 
     @classmethod
     def of(cls, kind: str, bits: int, *, inverted: bool = False) -> Depth:
         """The depth of samples of a kind of NumPy: `u`, `i` or `f`."""
         if kind == "f":
-            return cls((1.0, 255.0, 65535.0), inverted)
+            return cls((1.0, 255.0, 65535.0), inverted, slack=0.05)
         most = float(2**bits - 1 if kind == "u" else 2 ** (bits - 1) - 1)
         # 16 bits are often stored in 32
         return cls((65535.0, most) if bits > 16 else (most,), inverted, kind == "u" and bits == 32)
@@ -71,7 +72,7 @@ def to_8_bits(
     for rows in _blocks(len(values)):
         part = values[rows].astype(np.float64)
         np.copyto(part, low, where=~np.isfinite(part))
-        part = np.rint((part - start) * (255.0 / full))
+        part = np.clip(np.rint((part - start) * (255.0 / full)), 0, 255)
         out[rows] = 255 - part if depth.inverted else part
     return out
 
@@ -85,8 +86,9 @@ def alpha_to_8_bits(values: NDArray[Any], depth: Depth) -> NDArray[np.uint8]:
 
 def check_range(image: Image.Image, options: DecodeOptions, name: str) -> None:
     """Warn if colours of 16 bits, of which Pillow gives the high bytes, are of a small range."""
-    if image.mode in ("RGB", "RGBA"):
-        colours = np.asarray(image)[..., :3]
+    if image.mode in ("L", "RGB", "RGBA", "CMYK"):
+        colours = np.asarray(image)
+        colours = colours[..., :3] if image.mode == "RGBA" else colours
         low, high = int(colours.min()), int(colours.max())
         if 0 < high - low < 255 / _SMALL:
             _note(options, name, 257 * low, 257 * high, 65535)
@@ -105,10 +107,10 @@ def _limits(values: NDArray[Any]) -> tuple[float, float]:
 
 def _range(low: float, high: float, depth: Depth) -> tuple[float, float]:
     """The values that stand for black, and how far above it those are that stand for white."""
-    full = next((full for full in depth.full if high <= full), None)
+    full = next((full for full in depth.full if high <= full + depth.slack), None)
     # wide integers that would all be black are scaled instead
     black = full is not None and full > 65535 and high < full / 256
-    if low < 0 or full is None or black:
+    if full is None or black or low < -depth.slack:
         return low, max(high - low, 1.0)
     return 0.0, full
 

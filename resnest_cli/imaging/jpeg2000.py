@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from resnest_cli.errors import ImageError, ResNeStError, require_extra
+from resnest_cli.errors import ImageError
 from resnest_cli.imaging.depth import Depth, alpha_to_8_bits, to_8_bits
+from resnest_cli.imaging.unreadable import require_readers, unsupported
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +41,8 @@ class Jpeg2000Kind:
     @property
     def right_in_pillow(self) -> bool:
         """Whether Pillow, if it opens such a file at all, gives what is in it."""
-        return not self.signed and (self.bits == 8 or (self.components == 1 and self.bits > 8))
+        # it takes 9 bits in a JP2 for 8
+        return not self.signed and (self.bits == 8 or (self.components == 1 and self.bits > 9))
 
 
 def read_kind(data: bytes) -> Jpeg2000Kind:
@@ -75,12 +77,10 @@ def read(data: bytes, kind: Jpeg2000Kind, options: DecodeOptions, name: str) -> 
         known = kind.components in (1, 2, 3)
     else:
         known = int.from_bytes(space[1], "big") in (_SRGB, _GREY) and kind.components <= 4
-    if not known or not 0 < kind.bits <= 16:
-        raise ImageError(f"{kind}: a kind that cannot be read; convert it to RGB or grey")
-    try:
-        require_extra("formats", "imagecodecs")
-    except ResNeStError as error:
-        raise ImageError(f"{kind}: {': '.join(str(error).splitlines())}") from error
+    palette = b"pclr" in data[: _codestream(data)]
+    if not known or palette or not 0 < kind.bits <= 16:
+        raise unsupported(kind)
+    require_readers(kind, "imagecodecs")
     from imagecodecs import jpeg2k_decode
 
     values: NDArray[Any] = jpeg2k_decode(data)

@@ -41,9 +41,8 @@ def listening(name: str) -> Iterator[list[str]]:
 @cache
 def _install() -> list[Any]:
     """Set the handlers of Pillow's libtiff, once; gives what must stay alive."""
-    pillow = ctypes.CDLL(
-        import_module("PIL._imaging").__file__
-    )  # symbols of what it is linked to included
+    # with the symbols of what it is linked to
+    pillow = ctypes.CDLL(import_module("PIL._imaging").__file__)
     kept: list[Any] = []
     for name in ("TIFFSetWarningHandler", "TIFFSetErrorHandler"):
         if not hasattr(pillow, name):  # Pillow without libtiff, or with one that hides its names

@@ -14,10 +14,11 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 from PIL.Image import Transpose
 
-from resnest_cli.errors import ImageError, ResNeStError, require_extra
+from resnest_cli.errors import ImageError
 from resnest_cli.imaging.decode_options import DecodeOptions
 from resnest_cli.imaging.depth import Depth, alpha_to_8_bits, to_8_bits
 from resnest_cli.imaging.libtiff import listening
+from resnest_cli.imaging.unreadable import require_readers, unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ORIENTATION = 274
+_READERS = ("tifffile", "imagecodecs")
 _RGB, _PALETTE, _MASK, _CMYK, _YCBCR, _LAB = 2, 3, 4, 5, 6, 8
 _COLOURS = {
     0: "grey, white is zero", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK",
@@ -70,6 +72,7 @@ class TiffKind:
     colour_map: tuple[int, ...]
     tile: int  # pixels; 0 if it has strips
     plain: bool  # no further tag changes what the samples mean
+    lacks_parts: bool  # fewer strips than the image needs
     opens_in_pillow: bool = True
 
     @classmethod
@@ -80,9 +83,14 @@ class TiffKind:
             value = tags.get(number, default)
             return tuple(int(v) for v in (value if isinstance(value, tuple) else (value,)))
 
-        compression, colours = ints(259, 1)[0], ints(262, 0)[0]
-        colours = _YCBCR if compression == 6 else colours  # old JPEG, whatever the tag says
+        compression, height = ints(259, 1)[0], ints(257, 0)[0]
         samples = ints(277, 3 if compression == 6 else 1)[0]
+        colours = ints(262, 1 if samples < 3 else _RGB)[0]
+        colours = _YCBCR if compression == 6 else colours  # old JPEG, whatever the tag says
+        planar = ints(284, 1)[0] == 2 and samples > 1
+        strips = -(-height // max(ints(278, height)[0], 1)) * (samples if planar else 1)
+        # a part at 0 is one that was never written, and is black
+        parts = ints(324 if 322 in tags else 273)
         bits, formats = ints(258, 1)[:samples], ints(339, 1)[:samples]
         if colours == _CMYK:
             plain = ints(332, 1) == (1,)  # InkSet
@@ -97,19 +105,21 @@ class TiffKind:
         return cls(
             little=little,
             width=ints(256, 0)[0],
-            height=ints(257, 0)[0],
+            height=height,
             colours=colours,
             format=formats[0] if len(set(formats)) == 1 else 0,
             bits=bits[0] if len(set(bits)) == 1 and len(bits) in (1, samples) else 0,
             samples=samples,
             extra=ints(338),
-            planar=ints(284, 1)[0] == 2 and samples > 1,
+            planar=planar,
             compression=compression,
             predictor=ints(317, 1)[0],
             orientation=ints(_ORIENTATION, 1)[0],
             colour_map=ints(320),
             tile=ints(322, 0)[0] * ints(323, 0)[0],
             plain=plain,
+            lacks_parts=compression != 6 and 322 not in tags and len(parts) < strips,
+            opens_in_pillow=262 in tags and 0 not in parts,
         )
 
     def __str__(self) -> str:
@@ -138,11 +148,15 @@ class TiffKind:
         if self.colours in (0, 1):
             return self.samples <= 2 and self._grey_right_in_pillow
         if self.colours == _PALETTE:  # of 8 bits, as some write them, all colours would be black
-            return self.bits <= 8 and max(self.colour_map, default=0) > 255
+            return self.bits <= 8 and self._has_whole_map and max(self.colour_map) > 255
         if self.colours == _YCBCR:
             return self.bits == 8 and (self.plain or self.compression != 1)
         right = self.colours in (_RGB, _CMYK, _LAB) and self.format == 1
         return right and self.bits in (8, 16) and self.plain
+
+    @property
+    def _has_whole_map(self) -> bool:
+        return len(self.colour_map) == 3 << self.bits
 
     @property
     def _planes_right_in_pillow(self) -> bool:
@@ -171,7 +185,7 @@ class TiffKind:
             and k.plain
             and (0 < k.bits <= 16 or k.bits in (32, 64))
             and k.format in (1, 2, 3)
-            and (k.format == 1 or k.colours != _PALETTE)
+            and (k.colours != _PALETTE or (k.format == 1 and k._has_whole_map))
             and k.compression in _BY_TIFFFILE
             and (k.predictor == 1 or k.compression in _PREDICTED)
             and k.samples == colours + len(k.extra)
@@ -209,25 +223,23 @@ def read_kind(file: IO[bytes]) -> TiffKind | None:
 
 
 def check_tiles(kind: TiffKind, most: int) -> None:
-    """Raise `ImageError` for tiles, which are decoded whole, larger than `most` pixels allow."""
+    """Raise `ImageError` for tiles, which are decoded whole, larger than `most` pixels allow.
+
+    Also if pixels are missing.
+    """
+    if kind.lacks_parts:
+        raise ImageError(f"{kind}: damaged image: it has fewer strips than it needs")
     if kind.tile * kind.samples * max(kind.bits, 8) // 8 > max(_MOST_BYTES * most, _LARGEST_TILE):
         raise ImageError(f"{kind}: too large tiles (option max-pixels)")
 
 
 def _big_endian_kind(file: IO[bytes]) -> TiffKind:
     """The kind of a BigTIFF in big-endian order, which Pillow cannot read."""
-    _require_tifffile("TIFF (BigTIFF, big-endian)")
+    require_readers("TIFF (BigTIFF, big-endian)", *_READERS)
     with _tifffile(file) as opened:
         values = {tag.code: tag.value for tag in opened.pages[0].tags}
     arrays = {code: tuple(v.tolist()) for code, v in values.items() if isinstance(v, np.ndarray)}
     return replace(TiffKind.of(values | arrays, little=False), opens_in_pillow=False)
-
-
-def _require_tifffile(kind: object) -> None:
-    try:
-        require_extra("formats", "tifffile", "imagecodecs")
-    except ResNeStError as error:
-        raise ImageError(f"{kind}: {': '.join(str(error).splitlines())}") from error
 
 
 def _tifffile(file: IO[bytes]) -> Any:
@@ -247,8 +259,8 @@ def kind_of(image: Image.Image) -> TiffKind | None:
 def read(file: IO[bytes], kind: TiffKind, options: DecodeOptions, name: str) -> Image.Image:
     """The image by way of tifffile, in 8 bits, not turned; `ImageError` if that cannot read it."""
     if not kind.right_in_tifffile:
-        raise ImageError(f"{kind}: a kind that cannot be read; convert it to RGB or grey")
-    _require_tifffile(kind)
+        raise unsupported(kind)
+    require_readers(kind, *_READERS)
     values = _values(file, kind, options)
     own = kind.samples - len(kind.extra)
     if kind.colours == _PALETTE:

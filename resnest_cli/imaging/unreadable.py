@@ -1,4 +1,4 @@
-"""What to say of a file that no reader takes for an image."""
+"""What to say of files that no reader takes for an image, or gives right."""
 
 from __future__ import annotations
 
@@ -8,27 +8,19 @@ from typing import IO
 
 from PIL import Image
 
+from resnest_cli.errors import ImageError, ResNeStError, require_extra
+from resnest_cli.file_kinds import file_kind
 from resnest_cli.imaging.image_formats import RARE, USUAL
 from resnest_cli.text import one_line
 
 _HEAD = 2**16  # bytes that are looked at
 _MOST_IN_AVIF, _LONGEST_IN_AVIF = 2**28, 2**15  # pixels, of an image and of a side: libavif's
 _LONGEST_MAGIC = 16  # bytes
-# what else is found among images: where, by which bytes, and what it is
-_KNOWN = (
-    (0, b"%PDF", "a PDF"), (0, b"%!PS", "PostScript"), (0, b"\xc5\xd0\xd3\xc6", "PostScript"),
-    (0, b"\xff\x0a", "JPEG XL"), (0, b"\0\0\0\x0cJXL ", "JPEG XL"), (0, b"II\xbc\1", "JPEG XR"),
-    (0, b"SIMPLE  =", "FITS"), (128, b"DICM", "DICOM"), (0, b"v/1\1", "OpenEXR"),
-    (0, b"P7\n", "a PAM"), (0, b"PF\n", "a colour PFM"), (0, b"#?RADIANCE", "Radiance HDR"),
-    (0, b"#?RGBE", "Radiance HDR"), (0, b"\x89HDF", "HDF5"),
-    (0, b"8BPS\0\2", "a large Photoshop document (PSB)"), (0, b"FUJIFILM", "a camera's raw data"),
-    (0, b"PK\3\4", "a ZIP archive"), (0, b"\x1aE\xdf\xa3", "a video"), (4, b"ftypisom", "a video"),
-    (4, b"ftypmp42", "a video"), (4, b"ftypqt", "a video"),
-)  # fmt: skip
 
 
 def avif_size(file: IO[bytes]) -> tuple[int, int] | None:
     """Width and height that an AVIF's header claims; None if it is not one."""
+    file.seek(0)
     head = file.read(_HEAD)
     if head[4:12] not in (b"ftypavif", b"ftypavis"):
         return None
@@ -36,23 +28,31 @@ def avif_size(file: IO[bytes]) -> tuple[int, int] | None:
     return struct.unpack(">II", found[1]) if found else None
 
 
+def unsupported(kind: object) -> ImageError:
+    """The error for an image of a known kind that no reader gives right."""
+    return ImageError(f"{kind}: a kind that cannot be read; convert it to RGB or grey")
+
+
+def require_readers(kind: object, *packages: str) -> None:
+    """Raise `ImageError` unless the packages that read a kind of image are installed."""
+    try:
+        require_extra("formats", *packages)
+    except ResNeStError as error:
+        raise ImageError(f"{kind}: {': '.join(str(error).splitlines())}") from error
+
+
 def describe(file: IO[bytes]) -> str:
     """Why a file that Pillow has refused is refused, in one line."""
+    file.seek(0)
     head = file.read(_HEAD)
     if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
         return "HEIC images are not supported; convert it to JPEG first"
-    start = head.lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html")):
-        return "a web page, not an image"
-    if start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in start):
-        return "an SVG drawing, not an image in any supported format"
-    for at, magic, what in _KNOWN:
-        if head[at:].startswith(magic):
-            return f"{what}, not an image in any supported format"
+    if kind := file_kind(head):
+        what, remedy = kind
+        return f"{what}, not an image in any supported format{remedy and '; '}{remedy}"
     bits = int.from_bytes(head[22:24], "big")
     if head[:4] == b"8BPS" and bits not in (1, 8):
         return f"a Photoshop document of {bits} bits a sample cannot be read; save it with 8"
-    file.seek(0)
     size = avif_size(file)
     if size and (size[0] * size[1] > _MOST_IN_AVIF or max(size) > _LONGEST_IN_AVIF):
         return f"AVIF: {size[0]:,} x {size[1]:,} pixels are more than its decoder takes"

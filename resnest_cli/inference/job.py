@@ -17,6 +17,7 @@ from resnest_cli.engines.select import resolve_engine
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.files import PLAIN, CSVStyle, check_no_input
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
+from resnest_cli.imaging.image_formats import is_image_name
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inputs.discover import Inputs, walk_ahead
 from resnest_cli.inputs.source import Source
@@ -134,12 +135,16 @@ class PredictionJob:
         RunInfo(now, self.runtime.device).check_resumes(RunInfo.read(self.output))
 
     def _sources(self, left_out: LeftOut) -> Iterator[Source]:
-        """The inputs, of which none will be overwritten: to know that, they are first listed."""
+        """The inputs, of which none will be overwritten.
+
+        To know that, they are first listed, unless all are folders, which give images alone.
+        """
         sources = self.inputs.sources(left_out)
         written = files_of(self.output) if self.output else []
-        files = (self.inputs.files_from, self.model.model, self.model.weights, self.model.labels)
-        check_no_input(written, [*self.inputs.named, *files])
-        if self.overwrite and any(path.is_file() for path in written):
+        check_no_input(written, [*self.inputs.named, self.inputs.files_from, *self.model.files()])
+        folders = not self.inputs.files_from and all(map(os.path.isdir, self.inputs.named))
+        at_risk = (p for p in written if not folders or is_image_name(p.name))
+        if self.overwrite and any(path.is_file() for path in at_risk):
             all_sources = list(sources)
             check_no_input(written, (s.content for s in all_sources if isinstance(s.content, Path)))
             return iter(all_sources)

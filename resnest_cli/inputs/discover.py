@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -80,12 +80,9 @@ class Inputs:
     def _walk(self, listed: Iterable[str], left_out: LeftOut) -> Iterator[Source]:
         selection = Selection(self.include, self.exclude)
         folders = not selection
-        for name in self.named:
+        for name, in_list in chain(zip(self.named, repeat(False)), zip(listed, repeat(True))):
             folders = folders or os.path.isdir(name)
-            yield from expand([name], selection, left_out)
-        for name in listed:
-            folders = folders or os.path.isdir(name)
-            if name == STDIN:
+            if in_list and name == STDIN:
                 yield Source(name, error="standard input cannot be named in a list")
             else:
                 yield from expand([name], selection, left_out)

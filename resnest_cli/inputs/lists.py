@@ -50,6 +50,13 @@ def _entries(path: str, *, null: bool) -> Iterator[str]:
         with os.fdopen(os.dup(0), "rb") if path == STDIN else open(path, "rb") as file:
             head = file.peek(io.DEFAULT_BUFFER_SIZE)
             encoding = wide_encoding(head)
+            if null and encoding:
+                raise UsageError(f"the list '{path}' is text in {encoding}: leave out `null`")
+            if b"\0" in head and not encoding and _is_unmarked_utf16(head):
+                raise UsageError(
+                    f"the list '{path}' looks like UTF-16 without its byte order mark\n"
+                    "write it in UTF-8, or with the mark"
+                )
             if b"\0" in head and not (null or encoding):
                 raise UsageError(
                     f"the list '{path}' is not lines of text: it holds NUL characters\n"
@@ -79,8 +86,13 @@ def _lines(file: IO[bytes], encoding: str | None) -> Iterator[str]:
         yield os.fsdecode(line.rstrip(b"\r\n"))
 
 
+def _is_unmarked_utf16(head: bytes) -> bool:
+    """Whether nearly every other byte is zero, as in Latin text."""
+    return any(9 * len(half) < 10 * half.count(0) for half in (head[::2], head[1::2]))
+
+
 def _until_nul(file: IO[bytes], path: str) -> Iterator[str]:
-    found, rest = 0, b""
+    found, rest = 0, file.read(3).removeprefix(codecs.BOM_UTF8)
     while chunk := file.read(io.DEFAULT_BUFFER_SIZE):
         *whole, rest = (rest + chunk).split(b"\0")
         found += len(whole)

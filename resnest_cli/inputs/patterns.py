@@ -73,9 +73,8 @@ def _matched(folder: str, parts: Sequence[str], left_out: LeftOut) -> Iterator[s
     elif not glob.has_magic(part):
         return
     elif part == "**":
-        everything = os.path.join(glob.escape(folder), "**", *([""] if rest else []))
-        below = glob.iglob(everything, recursive=True)
-        found = [folder, *(p for p in below if p and _is_usual(p[len(folder) :], left_out))]
+        below = _below(folder, left_out, (_identity(folder or "."),))
+        found = [folder, *(path for path, is_folder in below if is_folder or not rest)]
     else:
         hidden = part.startswith(".")
         names = [n for n in _names(folder) if hidden or not n.startswith(".")]
@@ -83,6 +82,33 @@ def _matched(folder: str, parts: Sequence[str], left_out: LeftOut) -> Iterator[s
         found = [os.path.join(folder, n) for n in taken if _is_usual(n, left_out)]
     for path in found:
         yield from _matched(path, rest, left_out)
+
+
+def _below(
+    folder: str, left_out: LeftOut, above: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[str, bool]]:
+    """What lies below a folder, to any depth, and whether it is a folder; hidden entries do not.
+
+    A link to one of the folders `above` it, by device and inode, is not followed.
+    """
+    for name in _names(folder):
+        if name.startswith(".") or not _is_usual(name, left_out):
+            continue
+        path = os.path.join(folder, name)
+        is_folder = os.path.isdir(path)
+        if is_folder and (identity := _identity(path)) in above:
+            continue
+        yield path, is_folder
+        if is_folder:
+            yield from _below(path, left_out, (*above, identity))
+
+
+def _identity(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except OSError:  # it has just gone
+        return -1, -1
+    return found.st_dev, found.st_ino
 
 
 def _entry(folder: str, name: str) -> str | None:

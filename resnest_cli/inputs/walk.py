@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from resnest_cli.imaging.image_formats import is_image_name
@@ -36,7 +37,7 @@ class LeftOut:
 
     def folder(self, name: str) -> bool:
         """Whether a folder is left out, as one that a system made for itself, such as `@eaDir`."""
-        system = is_system_folder(name)
+        system = name.casefold() in _SYSTEM_FOLDERS
         if system:
             self.folders.add(name)
         return system
@@ -60,14 +61,11 @@ class LeftOut:
         return f"left out: {' and '.join(parts)}" if parts else ""
 
 
-def is_system_folder(name: str) -> bool:
-    """Whether a name is that of a folder that a system makes for itself, such as `@eaDir`."""
-    return name.casefold() in _SYSTEM_FOLDERS
-
-
 def walk(folder: str, left_out: LeftOut) -> Iterator[Source]:
     """The images below a folder, sorted by name, links followed, hidden names left out."""
-    levels = [iter([folder])]  # of each folder on the way down, what is still to visit
+    levels: list[Iterator[str]] = [
+        iter([folder])
+    ]  # of each folder on the way down, what is still to visit
     above: list[tuple[int, int]] = []  # which folders those are, to detect links that lead back
     while levels:
         path = next(levels[-1], None)
@@ -81,17 +79,18 @@ def walk(folder: str, left_out: LeftOut) -> Iterator[Source]:
                 status = os.stat(path)
                 here = (status.st_dev, status.st_ino)
                 if here not in above:
-                    levels.append(_entries(path, left_out))
+                    names = sorted(entry.name for entry in entries(path, left_out))
+                    # the names alone are kept, of a million too
+                    levels.append(map(partial(os.path.join, path), names))
                     above.append(here)
             except OSError as error:
                 yield Source(path, error=f"the folder cannot be read: {error.strerror or error}")
 
 
-def _entries(folder: str, left_out: LeftOut) -> Iterator[str]:
-    """The folders and images in a folder, sorted by name; only names are kept, of a million too."""
+def entries(folder: str | Path, left_out: LeftOut) -> Iterator[os.DirEntry[str]]:
+    """The folders and images in a folder, in no order; anything else is counted."""
     with os.scandir(folder) as found:
-        names = sorted(entry.name for entry in found if _is_taken(entry, left_out))
-    return (os.path.join(folder, name) for name in names)
+        yield from (entry for entry in found if _is_taken(entry, left_out))
 
 
 def _is_taken(entry: os.DirEntry[str], left_out: LeftOut) -> bool:

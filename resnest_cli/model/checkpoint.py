@@ -22,15 +22,10 @@ import torch
 from resnest_cli import settings
 from resnest_cli.catalog import demo
 from resnest_cli.catalog.config import METADATA_KEY, ModelConfig
-from resnest_cli.catalog.foreign import check_kind, explain_objects
+from resnest_cli.catalog.foreign import check_kind, explain_objects, is_safetensors
 from resnest_cli.catalog.variants import get_variant
 from resnest_cli.catalog.weights import Weights, is_graph, resolve
-from resnest_cli.errors import (
-    CheckpointError,
-    UsageError,
-    is_out_of_memory,
-    out_of_memory,
-)
+from resnest_cli.errors import CheckpointError, check_memory, check_number
 from resnest_cli.files import atomic_write
 from resnest_cli.model.identify import explain_mismatch, identify, mismatches
 from resnest_cli.model.limits import check_archive, check_finite, check_tensors
@@ -53,20 +48,17 @@ class _PassedOver:
         pass
 
 
-def _empty_dict(*args: Any) -> dict[Any, Any]:
-    return {}
-
-
-def _empty_list(*args: Any) -> list[Any]:
-    return []
-
-
 # plain data that scripts save beside the weights, as pickles name it, and what is made instead
 _DATA = (
-    (_empty_dict, "collections.defaultdict"),
-    (_empty_list, "collections.deque"),
-    *((_PassedOver, f"builtins.{name}") for name in ("dict", "float", "int", "list", "range")),
-    *((_PassedOver, f"datetime.{name}") for name in ("date", "datetime", "timedelta")),
+    (lambda *_: {}, "collections.defaultdict"),
+    (lambda *_: [], "collections.deque"),
+    *((_PassedOver, f"builtins.{name}") for name in (
+        "complex", "dict", "float", "frozenset", "int", "list", "range", "slice"
+    )),
+    *((_PassedOver, f"datetime.{name}") for name in (
+        "date", "datetime", "time", "timedelta", "timezone"
+    )),
+    *((_PassedOver, name) for name in ("decimal.Decimal", "uuid.UUID")),
     *((_PassedOver, f"pathlib{where}.{kind}Path") for where in ("", "._local")
       for kind in ("Posix", "Windows", "PurePosix", "PureWindows")),
     *((_PassedOver, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
@@ -125,11 +117,10 @@ def load_model(
         CheckpointError: the weights are missing, damaged or of another network.
         UsageError: no model has that name, or a number is out of range.
     """
-    if (num_classes or 0) < 0 or (in_channels is not None and in_channels < 1):
-        raise UsageError(
-            "`num_classes` must be 0 or more and `in_channels` 1 or more, "
-            f"not {num_classes} and {in_channels}"
-        )
+    if num_classes is not None:
+        check_number("num_classes", num_classes, 0)
+    if in_channels is not None:
+        check_number("in_channels", in_channels, 1)
     if not pretrained:
         return _random_network(model, num_classes, in_channels)
     checkpoint = load_checkpoint(resolve(model, weights, offline=offline))
@@ -243,7 +234,7 @@ def _read(path: Path, head: bytes) -> tuple[Any, ModelConfig | None]:
             "use the checkpoint that it was exported from, or that one's .safetensors export"
         )
     torch_wrote = path.suffix != ".safetensors" or head.startswith((b"PK", b"\x80"))
-    if not torch_wrote or (head[8:9] == b"{" and head[6:8] == b"\0\0"):
+    if not torch_wrote or is_safetensors(head):
         return _read_safetensors(path)
     return _read_torch(path, head), None
 
@@ -257,8 +248,7 @@ def _read_safetensors(path: Path) -> tuple[Any, ModelConfig | None]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return tensors, ModelConfig.from_json(text) if text else None
     except SafetensorError as error:
-        if is_out_of_memory(error):
-            raise out_of_memory(f"'{path}'") from error
+        check_memory(error, f"'{path}'")
         raise CheckpointError(f"'{path}' is not a whole safetensors file: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"the config in '{path}' cannot be used: {error}") from error
@@ -271,8 +261,15 @@ def _read_torch(path: Path, head: bytes) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([*_DATA]):
             warnings.simplefilter("ignore")  # torch's advice about old storages is not for users
-            # the zip format can be mapped; the legacy one is read
-            values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            # the zip format can be mapped; the legacy one is read; torch goes by this suffix
+            named_otherwise = path.suffix == ".safetensors"
+            with path.open("rb") as file:
+                values = torch.load(
+                    file if named_otherwise else path,
+                    map_location="cpu",
+                    weights_only=True,
+                    mmap=zipped and not named_otherwise,
+                )
     except pickle.UnpicklingError as error:
         if blocked := re.search(r"GLOBAL (\S+)", str(error)):
             raise explain_objects(path, blocked[1]) from error
@@ -283,8 +280,8 @@ def _read_torch(path: Path, head: bytes) -> Any:
         raise
     except Exception as error:  # damaged files raise anything at all in torch's readers
         asked = max(map(int, re.findall(r"(\d+) bytes", str(error))), default=0)
-        if is_out_of_memory(error) and asked <= path.stat().st_size:  # else it is damaged
-            raise out_of_memory(f"'{path}'") from error
+        if asked <= path.stat().st_size:  # else it is damaged
+            check_memory(error, f"'{path}'")
         line = one_line(str(error))[:200]
         raise CheckpointError(f"'{path}' is damaged or not a checkpoint: {line}") from error
     if not isinstance(values, Mapping | list | tuple):

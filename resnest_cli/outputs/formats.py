@@ -62,6 +62,7 @@ class RowWriter(ABC, Generic[Item]):
     ) -> None:
         """`style` is for CSV and TSV; `resumed`: rows stand before the stream's position."""
         self._stream, self._schema, self._style = stream, schema, style
+        self._begin(resumed=resumed)
 
     def write(self, item: Item) -> None:
         """Append one row and flush it."""
@@ -72,14 +73,15 @@ class RowWriter(ABC, Generic[Item]):
 
     @classmethod
     @abstractmethod
-    def finished_rows(
-        cls, file: IO[bytes], schema: Schema[Item], style: CSVStyle = PLAIN
-    ) -> FinishedRows:
+    def finished_rows(cls, file: IO[bytes], schema: Schema[Item], style: CSVStyle) -> FinishedRows:
         """The rows that are whole; one that a kill cut short ends them.
 
         Raises:
             OutputError: the file was not written by this writer with this schema.
         """
+
+    def _begin(self, *, resumed: bool) -> None:
+        """Write what begins the file."""
 
     @abstractmethod
     def _encoded(self, record: Record) -> bytes: ...
@@ -93,9 +95,7 @@ class JSONLinesWriter(RowWriter[Item]):
     """One JSON object a line."""
 
     @classmethod
-    def finished_rows(
-        cls, file: IO[bytes], schema: Schema[Item], style: CSVStyle = PLAIN
-    ) -> FinishedRows:
+    def finished_rows(cls, file: IO[bytes], schema: Schema[Item], style: CSVStyle) -> FinishedRows:
         """Complete lines, each a row."""
         end = 0
         for number, line in enumerate(file, 1):
@@ -110,15 +110,7 @@ class JSONLinesWriter(RowWriter[Item]):
 class JSONWriter(RowWriter[Item]):
     """A JSON list, one object a line, so that it can be resumed."""
 
-    def __init__(
-        self,
-        stream: IO[bytes],
-        schema: Schema[Item],
-        style: CSVStyle = PLAIN,
-        *,
-        resumed: bool = False,
-    ) -> None:
-        super().__init__(stream, schema, style)
+    def _begin(self, *, resumed: bool) -> None:
         self._lead = b",\n" if resumed else b"[\n"
 
     def close(self) -> None:
@@ -126,9 +118,7 @@ class JSONWriter(RowWriter[Item]):
         self._put(b"[]\n" if self._lead == b"[\n" else b"\n]\n")
 
     @classmethod
-    def finished_rows(
-        cls, file: IO[bytes], schema: Schema[Item], style: CSVStyle = PLAIN
-    ) -> FinishedRows:
+    def finished_rows(cls, file: IO[bytes], schema: Schema[Item], style: CSVStyle) -> FinishedRows:
         """Complete objects, each on its line."""
         start = file.readline()
         if start not in (b"[\n", b"[]\n", b"["):
@@ -155,23 +145,13 @@ class CSVWriter(RowWriter[Item]):
 
     delimiter = ","
 
-    def __init__(
-        self,
-        stream: IO[bytes],
-        schema: Schema[Item],
-        style: CSVStyle = PLAIN,
-        *,
-        resumed: bool = False,
-    ) -> None:
-        super().__init__(stream, schema, style)
+    def _begin(self, *, resumed: bool) -> None:
         if not resumed:
-            header = self._line([column.name for column in schema.columns])
-            self._put(codecs.BOM_UTF8 * style.bom + header)
+            header = self._line([column.name for column in self._schema.columns])
+            self._put(codecs.BOM_UTF8 * self._style.bom + header)
 
     @classmethod
-    def finished_rows(
-        cls, file: IO[bytes], schema: Schema[Item], style: CSVStyle = PLAIN
-    ) -> FinishedRows:
+    def finished_rows(cls, file: IO[bytes], schema: Schema[Item], style: CSVStyle) -> FinishedRows:
         """Complete rows, after the right header."""
         header = [column.name for column in schema.columns]
         offset = 0

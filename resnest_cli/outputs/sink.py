@@ -49,15 +49,19 @@ def check_target(path: Path | None, *, fmt: str, resume: bool, overwrite: bool) 
         check_new(path, overwrite=True)
         for file in [] if resume or overwrite else started(path):
             check_new(file, resumable=True)
-        if fmt != "table" and not overwrite and not started(path):
-            _check_record(record_path(path))
+        if fmt != "table":
+            _check_beside(path, overwrite=overwrite)
         if path.exists() and not os.access(path, os.W_OK):
             raise OutputError(f"'{path}' cannot be written")
 
 
-def _check_record(record: Path) -> None:
-    """Raise `OutputError` if a file that is no record of a run is where one will be written."""
-    if os.path.lexists(record) and not RunInfo.is_at(record):
+def _check_beside(path: Path, *, overwrite: bool) -> None:
+    """Raise `OutputError` if what lies where a record or a journal will be is not one."""
+    for file in files_of(path)[1:]:
+        if os.path.lexists(file) and not file.is_file():
+            raise OutputError(f"'{file}' is not a file, and is not replaced by one")
+    record = record_path(path)
+    if not (overwrite or started(path)) and record.is_file() and not RunInfo.is_at(record):
         raise OutputError(
             f"'{record}' exists already, and is not a record that resnest wrote\n"
             "replace it with `overwrite`, or choose another path"

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from resnest_cli import settings
-from resnest_cli.errors import UsageError, require_extra
+from resnest_cli.errors import check_number, require_extra
 from resnest_cli.training.plan import make_plan, reported_once
 from resnest_cli.training.recipe import combine, read_options, read_recipe
 from resnest_cli.training.run_folder import RunFolder
@@ -64,8 +64,8 @@ def train(
         given = read_options(options, "the options")
         if recipe is not None:
             given = combine(given, read_recipe(recipe))
-        if workers is not None and not 0 <= workers <= _MOST_WORKERS:
-            raise UsageError(f"`workers` must be 0 to {_MOST_WORKERS}, not {workers}")
+        if workers is not None:
+            check_number("workers", workers, 0, _MOST_WORKERS)
         path = Path(output) if output else Path("trained") / Path(data).resolve().name
         folder = RunFolder(path, resume=resume, overwrite=overwrite)
         if folder.has_ended():

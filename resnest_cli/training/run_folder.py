@@ -63,14 +63,14 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"'{self}' is a file; `output` must be a folder")
         existing = self.existing()
-        if self.resume and SUMMARY_FILE in existing:
+        ours = self._has_recipe()
+        if self.resume and ours and SUMMARY_FILE in existing:
             last = self.path / "last.safetensors"
             hint = "to train further, use `weights=%s` and another `output`"
             log.log(SUMMARY, f"the run in '%s' has ended; {hint}", self, last)
             return True
         if self.resume:
             self._stored()  # raises if it is damaged
-        ours = self._has_recipe()
         if self.resume and not ours:
             found = f"it holds {listed(existing, 2)}, but no {RECIPE} of a run" if existing else ""
             raise OutputError(

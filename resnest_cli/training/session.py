@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from resnest_cli.catalog.config import ModelConfig
 from resnest_cli.datasets.class_folders import LabelledImages
 from resnest_cli.datasets.repeats import FINGERPRINTS, Fingerprints, write_fingerprints
 from resnest_cli.engines.torch_engine import resolve_device
-from resnest_cli.files import atomic_write
+from resnest_cli.files import write_csv
 from resnest_cli.hardware import processors
 from resnest_cli.model.checkpoint import save_checkpoint
 from resnest_cli.outputs import charts
@@ -198,12 +197,11 @@ def _write_results(prepared: _Prepared) -> None:
 
 
 def _write_history(file: Path, history: list[EpochStats]) -> None:
-    with atomic_write(file) as path, path.open("w", newline="") as rows:
-        writer = csv.writer(rows, lineterminator="\n")
-        writer.writerow([field.name for field in fields(EpochStats)])
-        for row in history:
-            values = asdict(row).values()
-            writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in values)
+    rows = (
+        [f"{value:.6g}" if isinstance(value, float) else value for value in asdict(row).values()]
+        for row in history
+    )
+    write_csv(file, [field.name for field in fields(EpochStats)], rows)
 
 
 def _summary(prepared: _Prepared) -> TrainingSummary:

@@ -140,3 +140,21 @@ def test_an_interruption_while_modules_are_imported_shows_no_traceback(tmp_path)
         [*RESNEST, "list-models"], check=False, capture_output=True, env=environment
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "{}"],
+        ["train", "{}"],
+        ["predict", "a.png", "-m", "{}"],
+        ["predict", "{}", "-o", "no/{}"],
+    ],
+    ids=["evaluate", "train", "model", "output"],
+)
+def test_no_name_in_a_message_writes_to_the_terminal(arguments, run):
+    hostile = "a\x1b[2Jb\udcff"
+    done = run(*(argument.format(hostile) for argument in arguments))
+    assert done.returncode in (1, 2)
+    assert "a\\x1b[2Jb" in done.stderr
+    assert "\x1b" not in done.stderr

@@ -230,6 +230,7 @@ def test_any_cut_of_a_image_is_a_image_or_an_image_error():
 def test_arrays():
     array = np.asarray(RGB)
     assert np.array_equal(from_array(array[:, ::-1]), array[:, ::-1])
-    for wrong in (array[..., 0], array.astype(float), array[:0], np.zeros((2, 2, 4), np.uint8)):
+    assert np.array_equal(from_array(array[..., 0]), array[..., [0, 0, 0]])
+    for wrong in (array[..., :2], array.astype(float), array[:0], np.zeros((2, 2, 4), np.uint8)):
         with pytest.raises(ImageError, match="uint8"):
             from_array(wrong)

@@ -5,6 +5,7 @@ import logging
 import re
 import struct
 import warnings
+import zlib
 
 import imagecodecs
 import numpy as np
@@ -253,6 +254,7 @@ def twelve_bits():
 UNREADABLE = {
     "12-bit JPEG": (twelve_bits(), "JPEG that cannot be read: .*12"),
     "PDF": (b"%PDF-1.7\n", "a PDF, not an image"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS .*git lfs pull"),
     "SVG": (b"<?xml version='1.0'?>\n<svg/>", "an SVG"),
     "JPEG XL": (imagecodecs.jpegxl_encode(np.asarray(RGB)), "JPEG XL, not an image"),
     "DICOM": (bytes(128) + b"DICM" + bytes(99), "DICOM"),
@@ -287,3 +289,52 @@ def test_the_documentation_lists_the_suffixes():
     page = (ROOT / "docs" / "reference" / "image-formats.md").read_text(encoding="utf-8")
     rows = [line for line in page.split("## Depth")[0].splitlines() if line.startswith("|")]
     assert sorted(re.findall(r"`(\.\w+)`", "".join(rows))) == sorted(SUFFIXES)
+
+
+def test_jpeg_2000_of_9_bits_in_a_jp2():
+    values = scaled(GREY[..., 0], "uint16", 511)
+    content = imagecodecs.jpeg2k_encode(
+        values, level=0, reversible=True, bitspersample=9, codecformat="jp2"
+    )
+    assert differs(content, GREY) < 1.5
+
+
+def test_sun_rasters_of_32_bits_are_refused():
+    head = struct.pack(">8I", 0x59A66A95, 2, 2, 32, 16, 1, 0, 0)
+    with pytest.raises(ImageError, match="Sun raster of 32 bits"):
+        decode(head + bytes(range(16)))
+
+
+def test_a_bit_of_a_psd_is_ink():
+    head = b"8BPS" + struct.pack(">H6xHIIHH", 1, 1, 2, 8, 1, 0)
+    content = head + bytes(12) + struct.pack(">H", 0) + b"\xff\x00"
+    assert np.asarray(decode(content))[..., 0].tolist() == [[0] * 8, [255] * 8]
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_transparent_grey_of_few_bits_is_painted_over(bits):
+    painted = np.asarray(decode(png_of_grey(bits), DecodeOptions(background=(9, 8, 7))))
+    assert (painted == [9, 8, 7]).all()
+
+
+def png_of_grey(bits):
+    """A PNG of one transparent shade of grey."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    row = b"\0" + int("0b" + f"{2**bits - 2:0{bits}b}" * 8, 2).to_bytes(bits, "big")
+    return b"\x89PNG\r\n\x1a\n" + b"".join([
+        chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, bits, 0, 0, 0, 0)),
+        chunk(b"tRNS", struct.pack(">H", 2**bits - 2)),
+        chunk(b"IDAT", zlib.compress(row * 8)),
+        chunk(b"IEND", b""),
+    ])  # fmt: skip
+
+
+def test_portable_maps_of_a_small_range_are_reported(caplog):
+    content = b"P6 8 8 65535\n" + bytes([1, 0, 2, 0, 3, 0] * 64)
+    decode(content, DecodeOptions(), name="x.ppm")
+    assert "'x.ppm' uses only" in caplog.text

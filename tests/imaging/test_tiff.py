@@ -289,3 +289,57 @@ def test_of_several_pages_the_first_counts(dtype):
         for page in pages:
             file.write(page, photometric="rgb", metadata=None)
     assert error_of(out.getvalue(), SCENE) < 1.5
+
+
+def tiff(values, tags, *, parts):
+    """A grey TIFF of 8 bits, built by hand: `tags` override, None leaves one out."""
+    height, width = values.shape
+    offset = 8
+    found = {
+        256: (3, [width]), 257: (3, [height]), 258: (3, [8]), 259: (3, [1]), 262: (3, [1]),
+        273: (4, [offset, *[0] * (parts - 1)]), 277: (3, [1]), 278: (3, [-(-height // parts)]),
+        279: (4, [values.size // parts] * parts),
+    } | tags  # fmt: skip
+    entries = {k: v for k, v in sorted(found.items()) if v is not None}
+    data = values.tobytes()
+    start = offset + len(data)
+    beyond, head, tail = start + 2 + 12 * len(entries) + 4, b"", b""
+    for tag, (kind, numbers) in entries.items():
+        raw = struct.pack("<" + {3: "H", 4: "I"}[kind] * len(numbers), *numbers)
+        if len(raw) > 4:
+            raw, tail = struct.pack("<I", beyond + len(tail)), tail + raw
+        head += struct.pack("<HHI", tag, kind, len(numbers)) + raw.ljust(4, b"\0")
+    directory = struct.pack("<H", len(entries)) + head + struct.pack("<I", 0)
+    return b"II*\0" + struct.pack("<I", start) + data + directory + tail
+
+
+def test_parts_that_were_never_written_are_black():
+    content = tiff(np.full((16, 16), 200, np.uint8), {}, parts=2)
+    found = np.asarray(decode(content))[..., 0]
+    assert (found[:8] == 200).all()
+    assert (found[8:] == 0).all()
+
+
+def test_fewer_strips_than_the_image_needs_are_damage():
+    one = {273: (4, [8]), 279: (4, [128])}
+    with pytest.raises(ImageError, match="fewer strips than it needs"):
+        decode(tiff(np.full((16, 16), 200, np.uint8), one, parts=2))
+
+
+def test_without_a_photometric_interpretation_black_is_zero():
+    content = tiff(np.full((16, 16), 200, np.uint8), {262: None}, parts=1)
+    assert (np.asarray(decode(content)) == 200).all()
+
+
+def test_a_palette_of_the_wrong_length_is_refused():
+    short = {262: (3, [3]), 320: (3, [65535] * 300)}
+    with pytest.raises(ImageError, match="palette"):
+        decode(tiff(np.full((16, 16), 200, np.uint8), short, parts=1))
+
+
+def test_floats_that_overshoot_a_little_are_clipped():
+    grey = np.linspace(-0.01, 1.02, 256, dtype=np.float32).reshape(16, 16)
+    file = io.BytesIO()
+    tifffile.imwrite(file, grey, photometric="minisblack")
+    wanted = np.rint(np.clip(grey.astype(np.float64), 0, 1) * 255)
+    assert (np.asarray(decode(file.getvalue()))[..., 0] == wanted).all()

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import traceback
 import warnings
@@ -44,12 +45,10 @@ def in_child(work):
     assert os.waitpid(child, 0)[1] == 0
 
 
-@pytest.fixture(params=["torch", "openvino"])
-def used(request):
+@pytest.fixture
+def used():
     """A classifier that this process has used."""
-    if request.param == "openvino":
-        pytest.importorskip("openvino", reason="openvino is not installed (extra fast)")
-    classifier = Classifier("demo", engine=request.param)
+    classifier = Classifier("demo", engine="torch")
     classifier(IMAGES[0])
     return classifier
 
@@ -93,6 +92,75 @@ def test_a_pickled_classifier_is_loaded_again(copied):
 def test_a_classifier_with_an_engine_of_its_own_cannot_be_pickled():
     with pytest.raises(UsageError, match="engine of its own cannot be pickled\nmake it in the"):
         pickle.dumps(Classifier(engine=FakeEngine()))
+
+
+OPENVINO_IN_CHILDREN = """
+import multiprocessing, os, signal, sys
+from resnest_cli import Classifier
+def check(status):
+    assert status == 0, status
+def in_child(work):
+    if not (child := os.fork()):
+        signal.alarm(60)
+        work()
+        os._exit(0)
+    check(os.waitpid(child, 0)[1])
+images = sys.argv[1:]
+used = Classifier("demo", engine="openvino")
+alone, among = used(images[0]), [*used.stream(images)]
+def parents():
+    assert used(images[0]) == alone
+    assert [*used.stream(images)] == among
+    in_child(lambda: check(used(images[0]) != alone))
+def own():
+    assert [*Classifier("demo", engine="openvino").stream(images)] == among
+in_child(parents)
+in_child(own)
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map_async(used, images).get(60) == [used(image) for image in images]
+"""
+
+
+def test_openvino_in_forked_children(images):
+    """In a process of its own, as it must not have unloaded a network before."""
+    pytest.importorskip("openvino", reason="openvino is not installed (extra fast)")
+    paths = sorted(images.glob("*.png"))[:5]
+    command = [sys.executable, "-W", "ignore", "-c", OPENVINO_IN_CHILDREN, *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+OPENVINO_AFTER_FORK = """
+import os, signal, sys, traceback
+from resnest_cli import Classifier
+from resnest_cli.engines.openvino.runtime import COMPUTING
+from resnest_cli.errors import EngineError
+used = Classifier("demo", engine="openvino")
+used(sys.argv[2])
+if sys.argv[1] == "computing":
+    COMPUTING.__enter__()  # as another thread does
+else:
+    Classifier("demo", engine="openvino")(sys.argv[2])
+if not os.fork():
+    signal.alarm(60)
+    for attempt in (lambda: used(sys.argv[2]), lambda: Classifier("demo", engine="openvino")):
+        try:
+            attempt()
+        except EngineError as error:
+            assert "\\nstart processes by spawn" in str(error)
+        else:
+            os._exit(1)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.parametrize("when", ["computing", "unloaded"])
+def test_openvino_is_refused_where_it_would_hang_after_a_fork(when, drawn_image):
+    pytest.importorskip("openvino", reason="openvino is not installed (extra fast)")
+    command = [sys.executable, "-W", "ignore", "-c", OPENVINO_AFTER_FORK, when, drawn_image]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_stream_is_not_continued_in_a_forked_child():

@@ -15,6 +15,7 @@ import pytest
 
 from resnest_cli import Inputs, ModelSpec, PredictionJob, Progress, RuntimeOptions
 from resnest_cli.errors import UsageError
+from resnest_cli.inputs.walk import LeftOut
 from resnest_cli.outputs.formats import read_results
 from tests.conftest import RESNEST, in_terminal, lines, peak
 
@@ -157,6 +158,13 @@ def test_bars_at_a_terminal(drawn_image):
     assert code == 0
     assert "▏" in seen or "█" in seen
     assert " · torch · cpu · fp32" in seen
+
+
+@pytest.mark.parametrize(("name", "listed"), [("old.csv", False), ("old.png", True)])
+def test_what_results_may_replace_is_listed_first(name, listed, images, tmp_path):
+    (tmp_path / name).touch()
+    job = PredictionJob(Inputs(str(images)), tmp_path / name, "csv", overwrite=True)
+    assert isinstance(job._sources(LeftOut()), type(iter([]))) == listed
 
 
 def test_progress_at_a_terminal(many, tmp_path):

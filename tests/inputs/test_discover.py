@@ -197,9 +197,17 @@ def test_an_error_of_a_list_is_raised_where_it_is_waited_for(tmp_path):
     [
         (None, False, "must be a readable list"),
         (b"a.jpg\0b.jpg\0", False, "use `null`"),
-        ("a.jpg\n".encode("utf-16-le"), False, "NUL characters"),
+        ("a.jpg\n".encode("utf-16-le"), False, "UTF-16 without its byte order mark"),
+        ("a.jpg\n".encode("utf-16-be"), True, "UTF-16 without its byte order mark"),
+        ("a.jpg\n".encode("utf-16"), True, "leave out `null`"),
     ],
-    ids=["a folder", "find -print0", "UTF-16 without a mark"],
+    ids=[
+        "a folder",
+        "find -print0",
+        "UTF-16 without a mark",
+        "and with null",
+        "UTF-16 with null",
+    ],
 )
 def test_a_list_that_is_none_is_refused_before_anything_is_read(tmp_path, content, null, words):
     path = tmp_path / "list"
@@ -289,3 +297,22 @@ def test_a_lone_text_is_one_name_and_not_its_letters():
 def test_filters_that_select_nothing_are_named(tree):
     with pytest.raises(ResNeStError, match="holds no image that `include` and `exclude` select"):
         Inputs((str(tree),), include=("*.nothing",)).sources()
+
+
+def test_a_glob_follows_no_link_to_a_folder_above(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "top" / "below").mkdir(parents=True)
+    (tmp_path / "top" / "below" / "a.png").touch()
+    (tmp_path / "top" / "below" / "up").symlink_to("..")
+    (tmp_path / "top" / "other").symlink_to("below")
+    found = [source.name for source in Inputs(("top/**/*.png",)).sources()]
+    assert found == ["top/below/a.png", "top/other/a.png"]
+
+
+def test_a_list_of_names_that_nul_ends_may_begin_with_a_mark(tmp_path):
+    path = tmp_path / "list"
+    path.write_bytes(b"\xef\xbb\xbfa.jpg\0b.jpg\0")
+    assert [s.name for s in Inputs((), files_from=str(path), null=True).sources()] == [
+        "a.jpg",
+        "b.jpg",
+    ]

@@ -1,6 +1,9 @@
 """Checkpoints as they are found in the wild: read to the same network, or refused with a reason."""
 
 import argparse
+import datetime
+import uuid
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -278,3 +281,24 @@ def test_graphs_and_programs_are_not_checkpoints(suffix, tmp_path):
         CheckpointError, match=r"holds a (graph|program), which .*\nuse the checkpoint"
     ):
         read_state(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_torch_file_named_safetensors(state, legacy, tmp_path):
+    path = tmp_path / "x.safetensors"
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    assert load_model(weights=path).fc.out_features == 1000
+
+
+def test_plain_values_beside_the_weights(state, tmp_path):
+    now = datetime.datetime.now(datetime.timezone.utc)
+    beside = {"when": now, "kept": frozenset({1}), "cut": slice(1, 2), "rate": Decimal("0.1"),
+              "run": uuid.uuid4(), "factor": 1j}  # fmt: skip
+    torch.save({"state_dict": state, **beside}, tmp_path / "x.pth")
+    assert load_model(weights=tmp_path / "x.pth").fc.out_features == 1000
+
+
+def test_a_file_of_zeros_is_called_damaged(tmp_path):
+    (tmp_path / "x.pth").write_bytes(bytes(10_000))
+    with pytest.raises(CheckpointError, match=r"begins with zeros.*\ndownload it again"):
+        load_model(weights=tmp_path / "x.pth")

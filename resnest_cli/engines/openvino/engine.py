@@ -23,14 +23,14 @@ from resnest_cli.catalog.variants import get_variant
 from resnest_cli.engines.api import LOGITS, OUTPUTS, Accept, RuntimeOptions, check_config
 from resnest_cli.engines.graph_cache import CacheEntry, CompiledGraph
 from resnest_cli.engines.openvino.graph import read_graph, reason, unusable, with_pixels
-from resnest_cli.engines.openvino.runtime import core, ov, precision_hint, supported_precisions
-from resnest_cli.errors import (
-    CheckpointError,
-    EngineError,
-    UsageError,
-    is_out_of_memory,
-    out_of_memory,
+from resnest_cli.engines.openvino.runtime import (
+    COMPUTING,
+    core,
+    ov,
+    precision_hint,
+    supported_precisions,
 )
+from resnest_cli.errors import CheckpointError, EngineError, UsageError, check_memory
 from resnest_cli.hardware import after_fork, limited_to, processors
 from resnest_cli.progress import SUMMARY
 
@@ -84,7 +84,8 @@ class OpenVINOEngine:
             EngineError: the network cannot be loaded or run, or is an exported one, which gives
                 logits only.
         """
-        return _infer(self._model(len(pixels)), pixels, outputs)
+        with COMPUTING:
+            return _infer(self._model(len(pixels)), pixels, outputs)
 
     def _forget_models(self) -> None:
         """Load them again when they are needed: their threads do not exist here.
@@ -100,7 +101,7 @@ class OpenVINOEngine:
         Without a hint, a lone image takes what is loaded already.
         """
         alone = count == 1 and self._same_alone and self._hint != "throughput"
-        with self._lock:
+        with COMPUTING, self._lock:
             wanted = self._hint == "latency" or LATENCY in self._models or not self._models
             name = LATENCY if alone and wanted else THROUGHPUT
             if name not in self._models:
@@ -136,7 +137,8 @@ def open_openvino(
             accept(config)
         once = " (once)" if runtime.use_cache else ""
         log.log(SUMMARY, "Preparing %s for this CPU%s ...", weights.label, once)
-        compiled = _prepared(graph, config, weights, precision, models)
+        with COMPUTING:
+            compiled = _prepared(graph, config, weights, precision, models)
         log.log(SUMMARY, "prepared in %.1f s", time.monotonic() - start)
         return compiled
 
@@ -157,7 +159,8 @@ def _prepared(
     """A network, compiled for this processor; its models are added to `models`."""
     try:
         graph = with_pixels(graph, config.preprocessing)
-        model = core().compile_model(graph, "CPU", _settings(precision, THROUGHPUT))
+        settings = _settings(precision, THROUGHPUT)
+        model = COMPUTING.loaded(core().compile_model(graph, "CPU", settings))
     except (RuntimeError, ValueError, MemoryError) as error:
         raise unusable(weights.path, error) from error
     stream = model.export_model()
@@ -198,10 +201,10 @@ def _exported(weights: Weights, crop: int | None) -> tuple[ov.Model, ModelConfig
 
 def _loaded(graph: NDArray[np.uint8], settings: dict[str, str]) -> Any:
     try:
-        return core().import_model(ov.Tensor(graph, shared_memory=True), "CPU", settings)
+        content = ov.Tensor(graph, shared_memory=True)
+        return COMPUTING.loaded(core().import_model(content, "CPU", settings))
     except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise out_of_memory("the compiled network") from error
+        check_memory(error, "the compiled network")
         raise EngineError(
             f"openvino cannot load the compiled network: {reason(error)}\n"
             "remove it with 'resnest cache', or use `engine=torch`"
@@ -247,8 +250,7 @@ def _infer(
         finally:  # whatever happens, what was started writes into the arrays
             queue.wait_all()
     except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise out_of_memory("an image") from error
+        check_memory(error, "an image")
         raise EngineError(f"openvino cannot run the network: {reason(error)}") from error
     return arrays
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from resnest_cli.catalog.config import METADATA_KEY, ModelConfig
 from resnest_cli.engines.openvino.runtime import core, ov
-from resnest_cli.errors import CheckpointError, ResNeStError, is_out_of_memory, out_of_memory
+from resnest_cli.errors import CheckpointError, check_memory
 from resnest_cli.imaging.preprocessing import Preprocessing
 
 # where a graph holds the config: in OpenVINO's own files, and in ONNX files as OpenVINO reads them
@@ -43,10 +43,9 @@ def read_graph(path: Path) -> tuple[ov.Model, ModelConfig]:
     return graph, config
 
 
-def unusable(path: Path, error: Exception) -> ResNeStError:
+def unusable(path: Path, error: Exception) -> CheckpointError:
     """The error for a file whose graph OpenVINO does not take."""
-    if is_out_of_memory(error):
-        return out_of_memory(f"'{path}'")
+    check_memory(error, f"'{path}'")
     return CheckpointError(f"'{path}' is damaged or not a graph: {reason(error)}")
 
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
+from threading import Lock
 from typing import Any
+
+from resnest_cli.errors import EngineError
 
 _CONVERTERS = "openvino.tools.ovc"
 _hidden = _CONVERTERS not in sys.modules
@@ -35,7 +39,7 @@ def _converter(name: str) -> Any:
 if _hidden and not hasattr(ov, "__getattr__"):
     ov.__getattr__ = _converter
 
-__all__ = ["core", "ov", "precision_hint", "supported_precisions"]
+__all__ = ["COMPUTING", "core", "ov", "precision_hint", "supported_precisions"]
 
 _cores: dict[int, ov.Core] = {}  # by process: of a forked one's core the threads do not exist
 
@@ -48,9 +52,57 @@ def core() -> ov.Core:
 
     A core that is destroyed takes with it the memory on which the signal handlers of the thread
     that made it run: after two, the next signal ends the process.
+
+    Raises:
+        EngineError: this process was forked while another thread computed.
     """
+    if COMPUTING.interrupted:
+        raise EngineError(
+            "openvino cannot be used in this process, which was forked while another thread "
+            "computed, or after a network was unloaded\n"
+            "start processes by spawn or forkserver, or before the first prediction"
+        )
     process = os.getpid()
     return _cores.get(process) or _cores.setdefault(process, ov.Core())
+
+
+class _Computing:
+    """Entered while OpenVINO works; a process that is forked meanwhile cannot use it.
+
+    Nor can one that is forked after a network was unloaded: OpenVINO gives its threads, which do
+    not exist there, to the next network.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._unloaded = False
+        self._forked()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self.interrupted = self.interrupted or self._unloaded or getattr(self, "_entered", 0) > 0
+        self._entered = 0
+        self._lock = Lock()
+
+    def loaded(self, model: Any) -> Any:
+        """The same compiled model, noticed when it is unloaded."""
+        weakref.finalize(model, self._unload).atexit = False
+        return model
+
+    def _unload(self) -> None:
+        self._unloaded = True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._entered += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._entered -= 1
+
+
+COMPUTING = _Computing()
 
 
 def supported_precisions() -> list[str]:
