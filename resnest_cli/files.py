@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from resnest_cli.errors import BrokenPipe, OutputError, UsageError, WriteError
-from resnest_cli.text import printable
 
 _NEW_NAME = re.compile(r"\.resnest-[0-9a-f]{16}\.part")
 _FORMULA = re.compile("'*[=+@\t\r-]")  # how a cell begins that a spreadsheet may execute
@@ -50,8 +49,7 @@ def check_no_input(outputs: Iterable[Path], inputs: Iterable[str | Path | None])
         with suppress(OSError, ValueError):  # what does not exist is not replaced
             if path is not None and _identity(path) in written:
                 raise UsageError(
-                    f"`output` would replace an input, '{printable(str(path))}'"
-                    "\nchoose another file or folder"
+                    f"`output` would replace an input, '{path}'\nchoose another file or folder"
                 )
 
 

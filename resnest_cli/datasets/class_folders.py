@@ -12,10 +12,11 @@ from pathlib import Path
 
 from resnest_cli.errors import DatasetError, ImageError, UsageError
 from resnest_cli.imaging.decode_options import DEFAULT
+from resnest_cli.inputs.names import Names
 from resnest_cli.inputs.source import Source, is_archive
 from resnest_cli.inputs.walk import LeftOut, entries, walk
 from resnest_cli.progress import SILENT, SUMMARY, Progress
-from resnest_cli.text import Names, counted, listed, nfc, printable
+from resnest_cli.text import counted, listed, nfc, printable
 
 log = logging.getLogger(__name__)
 

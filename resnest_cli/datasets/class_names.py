@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from resnest_cli.catalog.labels import Labels, numbered
 from resnest_cli.datasets.class_folders import LabelledImages
 from resnest_cli.errors import DatasetError
-from resnest_cli.text import Names, counted, listed, nfc
+from resnest_cli.inputs.names import Names
+from resnest_cli.text import counted, listed, nfc
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,10 @@ from resnest_cli.datasets.class_folders import LabelledImages, check_folder, ima
 from resnest_cli.errors import DatasetError
 from resnest_cli.imaging.image_formats import is_image_name
 from resnest_cli.inputs.lists import wide_encoding
+from resnest_cli.inputs.names import Names
 from resnest_cli.inputs.walk import LeftOut
 from resnest_cli.progress import SUMMARY
-from resnest_cli.text import Names, counted, listed, printable
+from resnest_cli.text import counted, listed, printable
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from fnmatch import fnmatch, fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 
+from resnest_cli.inputs.names import Names
 from resnest_cli.inputs.walk import LeftOut
-from resnest_cli.text import Names, nfc
+from resnest_cli.text import nfc
 
 
 @dataclass(frozen=True)
