@@ -92,11 +92,13 @@ def _is_unmarked_utf16(head: bytes) -> bool:
 
 
 def _until_nul(file: IO[bytes], path: str) -> Iterator[str]:
-    found, rest = 0, file.read(3).removeprefix(codecs.BOM_UTF8)
-    while chunk := file.read(io.DEFAULT_BUFFER_SIZE):
+    found, rest = 0, b""
+    chunk = file.read(io.DEFAULT_BUFFER_SIZE).removeprefix(codecs.BOM_UTF8)
+    while chunk:
         *whole, rest = (rest + chunk).split(b"\0")
         found += len(whole)
         yield from map(os.fsdecode, whole)
+        chunk = file.read(io.DEFAULT_BUFFER_SIZE)
     if not found and b"\n" in rest:
         raise UsageError(f"the list '{path}' holds no NUL character: leave out `null`")
     yield os.fsdecode(rest)
