@@ -136,7 +136,7 @@ def _opened(content: Path | bytes, options: DecodeOptions, name: str) -> Image.I
         kind = tiff.read_kind(start)
         if kind is not None:
             _check_pixels((kind.width, kind.height), options.max_pixels)
-            tiff.check_tiles(kind, options.max_pixels)
+            tiff.check_layout(kind, options.max_pixels)
             deep_colour = kind.samples > 1 and kind.bits > 8  # which Pillow gives in 8 bits
             if not kind.right_in_pillow or (options.stretch and deep_colour):
                 return tiff.read(start, kind, options, name)

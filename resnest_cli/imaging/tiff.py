@@ -222,10 +222,10 @@ def read_kind(file: IO[bytes]) -> TiffKind | None:
     return TiffKind.of(tags, little=tags.prefix == b"II")
 
 
-def check_tiles(kind: TiffKind, most: int) -> None:
-    """Raise `ImageError` for tiles, which are decoded whole, larger than `most` pixels allow.
+def check_layout(kind: TiffKind, most: int) -> None:
+    """Raise `ImageError` for missing strips, and for tiles larger than `most` pixels allow.
 
-    Also if pixels are missing.
+    Tiles are decoded whole, whatever the size of the image.
     """
     if kind.lacks_parts:
         raise ImageError(f"{kind}: damaged image: it has fewer strips than it needs")
