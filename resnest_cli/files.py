@@ -155,6 +155,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield beside
             _to_disk(beside)
             beside.replace(path)
+            _name_to_disk(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -182,6 +183,7 @@ def write_new(path: Path, content: bytes) -> bool:
                 if os.path.lexists(path):
                     return False
                 beside.replace(path)
+            _name_to_disk(path)
         return True
     finally:
         beside.unlink(missing_ok=True)
@@ -222,6 +224,18 @@ def _new_name() -> str:
 def _to_disk(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _name_to_disk(path: Path) -> None:
+    """Make a file's new name survive a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):  # a folder that cannot be read, or a file system that refuses
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 @dataclass(frozen=True)

@@ -111,3 +111,20 @@ def test_without_hard_links(tmp_path, monkeypatch):
     assert listed(tmp_path, AWKWARD) == AWKWARD
     assert not list(tmp_path.rglob(".resnest-*"))
     assert Folder(tmp_path).add("manifest/000000.jsonl", b"other") is False
+
+
+def test_a_file_and_its_name_survive_a_power_cut(tmp_path, monkeypatch):
+    synced = []
+    real = os.fsync
+
+    def fsync(number):
+        synced.append(os.path.realpath(f"/proc/self/fd/{number}"))
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder = Folder(tmp_path)
+    assert folder.add("run.json", b"{}")
+    with folder.put("part") as beside:
+        beside.write_bytes(b"rows")
+    assert [Path(name).name.startswith(".resnest-") for name in synced] == [True, False] * 2
+    assert synced[1::2] == [str(tmp_path)] * 2
