@@ -17,8 +17,9 @@ MODULES = {
 TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in MODULES.items()}
 # the rooms from the top down: each imports from those below it, never from those above
 ROOMS = (
-    "cli", "cluster", "evaluation", "training", "export", "inference", "engines", "datasets",
-    "outputs", "model", "catalog", "inputs", "net", "imaging",
+    "cli", "serve", "report", "explain", "cluster", "evaluation", "training", "export",
+    "embed", "inference", "engines", "datasets", "outputs", "model", "catalog",
+    "inputs", "net", "imaging",
 )  # fmt: skip
 # and the modules of the root, below every room but for __main__
 ROOTS = (
@@ -27,9 +28,9 @@ ROOTS = (
 )  # fmt: skip
 # what may import torch when it is itself imported
 TORCH = ("resnest_cli.model.", "resnest_cli.engines.torch_engine", "resnest_cli.training.",
-         "resnest_cli.export.")  # fmt: skip
-MOST_ARROWS = 130  # between rooms and root modules
-MOST_LINES = 16_200  # the aim is 11,000
+         "resnest_cli.export.", "resnest_cli.explain.")  # fmt: skip
+MOST_ARROWS = 175  # between rooms and root modules
+MOST_LINES = 21_500  # the aim is 11,000
 
 
 def room(module: str) -> str:

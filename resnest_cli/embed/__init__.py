@@ -1,0 +1,1 @@
+"""Images as vectors: embed, similar, duplicates, wrong labels."""

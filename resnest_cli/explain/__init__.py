@@ -1,0 +1,1 @@
+"""Why a prediction: class activation maps and split-attention weights."""

@@ -1,0 +1,1 @@
+"""Results as a page to look through, and images sorted into folders by class."""

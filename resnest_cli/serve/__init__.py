@@ -1,0 +1,1 @@
+"""The HTTP service: `resnest serve`, its API and its page."""
