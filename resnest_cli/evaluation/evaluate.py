@@ -85,37 +85,16 @@ def evaluate(
         ResNeStError: the model cannot be loaded, or the extra `train` is not installed.
     """
     folder = data if isinstance(data, LabelledFolder) else LabelledFolder(Path(data))
-    if isinstance(model, str | os.PathLike):
-        model = ModelSpec(os.fspath(model))
+    report = Path(output) if output else None
+    file = Path(calibrate) if calibrate else None
+    wanted = _Wanted(folder, skip_unknown, bins, report, mistakes, file, overwrite, csv)
     processes = join_processes()
-
-    def prepare() -> _Work:
-        _check(folder, bins, Path(output) if output else None, overwrite=overwrite)
-        if csv != PLAIN and not output:
-            raise UsageError(f"`csv_{'bom' if csv.bom else 'safe'}` needs an `output` folder")
-        images = folder.read()
-        written = [Path(output) / name for name in FILES] if output else []
-        written += [Path(calibrate)] if calibrate else []
-        of_model = model.files() if isinstance(model, ModelSpec) else []
-        check_no_input(written, [*images.paths, folder.ground_truth, *of_model])
-        classifier = _classifier(model, runtime, decode, processes, progress)
-        if calibrate:
-            check_calibration(classifier.engine.weights, Path(calibrate), overwrite=overwrite)
-        matched = match_images(images, classifier.labels, skip_unknown=skip_unknown)
-        return _Work(classifier, *matched)
-
-    def finish(work: _Work, shares: list[_Share]) -> Evaluation:
-        evaluation = _measured(work, shares, bins)
-        if calibrate:
-            evaluation = evaluation.calibrate(calibrate, overwrite=overwrite)
-        if output:
-            evaluation.write(output, mistakes=mistakes, overwrite=overwrite, csv=csv)
-        return evaluation
-
     with processes.reported_by_main():
-        work = _prepared(processes, prepare)
+        work = _prepared(
+            processes, lambda: wanted.prepare(model, runtime, decode, processes, progress)
+        )
         shares = processes.gather(lambda: _share(work, processes, progress))
-        return processes.broadcast_from_main(lambda: finish(work, shares))
+        return processes.broadcast_from_main(lambda: wanted.finish(work, shares))
 
 
 def applies_exif(model: ModelSpec) -> bool:
@@ -127,14 +106,64 @@ def applies_exif(model: ModelSpec) -> bool:
     return model.weights is not None or named == DEMO or (named is not None and is_path(named))
 
 
-def _check(folder: LabelledFolder, bins: int, output: Path | None, *, overwrite: bool) -> None:
-    """Raise, before the work, what would be raised after it."""
-    require_extra("train", "sklearn", "scipy")
-    check_number("bins", bins, 2, 1000)
-    if output:
-        if not folder.ground_truth:
-            check_output_outside(output, [folder.path])
-        check_report_folder(output, overwrite=overwrite)
+class _Wanted(NamedTuple):
+    """What to evaluate on, and what to make of it."""
+
+    folder: LabelledFolder
+    skip_unknown: bool
+    bins: int
+    output: Path | None
+    mistakes: int
+    calibrate: Path | None
+    overwrite: bool
+    csv: CSVStyle
+
+    def prepare(
+        self,
+        model: str | os.PathLike[str] | ModelSpec | Classifier | None,
+        runtime: RuntimeOptions | None,
+        decode: DecodeOptions | None,
+        processes: Processes,
+        progress: Progress,
+    ) -> _Work:
+        """Raise, before the work, what would be raised after it; else the work."""
+        self._check()
+        images = self.folder.read()
+        written = [self.output / name for name in FILES] if self.output else []
+        written += [self.calibrate] if self.calibrate else []
+        if isinstance(model, str | os.PathLike):
+            model = ModelSpec(os.fspath(model))
+        of_model = model.files() if isinstance(model, ModelSpec) else []
+        check_no_input(written, [*images.paths, self.folder.ground_truth, *of_model])
+        classifier = _classifier(model, runtime, decode, processes, progress)
+        if self.calibrate:
+            weights = classifier.engine.weights
+            check_calibration(weights, self.calibrate, overwrite=self.overwrite)
+        return _Work(
+            classifier, *match_images(images, classifier.labels, skip_unknown=self.skip_unknown)
+        )
+
+    def _check(self) -> None:
+        require_extra("train", "sklearn", "scipy")
+        check_number("bins", self.bins, 2, 1000)
+        if self.output:
+            if not self.folder.ground_truth:
+                check_output_outside(self.output, [self.folder.path])
+            check_report_folder(self.output, overwrite=self.overwrite)
+        if self.csv != PLAIN and not self.output:
+            name = "bom" if self.csv.bom else "safe"
+            raise UsageError(f"`csv_{name}` needs an `output` folder")
+
+    def finish(self, work: _Work, shares: list[_Share]) -> Evaluation:
+        """The evaluation, with all that is wanted of it written."""
+        evaluation = _measured(work, shares, self.bins)
+        if self.calibrate:
+            evaluation = evaluation.calibrate(self.calibrate, overwrite=self.overwrite)
+        if self.output:
+            evaluation.write(
+                self.output, mistakes=self.mistakes, overwrite=self.overwrite, csv=self.csv
+            )
+        return evaluation
 
 
 def _classifier(
