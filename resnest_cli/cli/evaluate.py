@@ -15,6 +15,7 @@ from resnest_cli.cli.progress import chosen_progress
 from resnest_cli.datasets.labelled_folder import LabelledFolder
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
 from resnest_cli.files import CSVStyle
+from resnest_cli.hardware import is_main_process
 from resnest_cli.imaging.decode_options import MAX_PIXELS, DecodeOptions
 from resnest_cli.progress import set_verbosity
 
@@ -129,7 +130,10 @@ def evaluate(
       resnest evaluate ILSVRC2012_val/ --ground-truth LOC_val_solution.csv --model resnest101
 
       resnest evaluate photos/ --model best.safetensors --calibrate calibrated.safetensors
+
+      torchrun --nproc-per-node 4 -m resnest_cli evaluate photos/ --model best.safetensors
     """
+    quiet = quiet or not is_main_process()
     set_verbosity(quiet=quiet, verbose=verbose)
     fmt = options.chosen_format(fmt, as_json)
     name = options.chosen_model(model, weights)
@@ -155,6 +159,8 @@ def evaluate(
         csv=CSVStyle(csv_bom, csv_safe),
         progress=chosen_progress(name or settings.DEFAULT_MODEL, quiet=quiet),
     )
+    if not is_main_process():
+        return 0
     if fmt == "json":
         typer.echo(json.dumps(result.as_json(), indent=2, ensure_ascii=False))
     else:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from resnest_cli.datasets.repeats import FINGERPRINTS, Fingerprints, noted, read
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
 from resnest_cli.errors import DatasetError, ImageError, UsageError, check_number, require_extra
 from resnest_cli.evaluation.metrics import measure
+from resnest_cli.evaluation.processes import join_processes, own_runtime
 from resnest_cli.evaluation.published import compare_with_published
 from resnest_cli.evaluation.report import (
     FILES,
@@ -31,9 +34,11 @@ from resnest_cli.evaluation.report import (
 from resnest_cli.files import PLAIN, CSVStyle, check_no_input
 from resnest_cli.imaging.decode_options import DecodeOptions
 from resnest_cli.inference.classifier import Classifier
-from resnest_cli.inputs.source import Source
 from resnest_cli.progress import SILENT, SUMMARY, Progress
 from resnest_cli.text import counted, printable
+
+if TYPE_CHECKING:
+    from resnest_cli.evaluation.processes import Processes
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +59,9 @@ def evaluate(
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Measure a model on labelled images.
+
+    Of several processes that `torchrun` started each takes a share of the images; the first one
+    writes, and all return the same.
 
     Args:
         data: a folder of class folders, named after the classes, their WordNet ids or indices;
@@ -77,26 +85,16 @@ def evaluate(
         ResNeStError: the model cannot be loaded, or the extra `train` is not installed.
     """
     folder = data if isinstance(data, LabelledFolder) else LabelledFolder(Path(data))
-    _check(folder, bins, Path(output) if output else None, overwrite=overwrite)
-    if csv != PLAIN and not output:
-        raise UsageError(f"`csv_{'bom' if csv.bom else 'safe'}` needs an `output` folder")
-    images = folder.read()
-    written = [Path(output) / name for name in FILES] if output else []
-    written += [Path(calibrate)] if calibrate else []
-    if isinstance(model, str | os.PathLike):
-        model = ModelSpec(os.fspath(model))
-    of_model = model.files() if isinstance(model, ModelSpec) else []
-    check_no_input(written, [*images.paths, folder.ground_truth, *of_model])
-    classifier = _classifier(model, runtime, decode, progress)
-    if calibrate:
-        check_calibration(classifier.engine.weights, Path(calibrate), overwrite=overwrite)
-    images, labels = match_images(images, classifier.labels, skip_unknown=skip_unknown)
-    evaluation = _measured(classifier, images, labels, bins, progress)
-    if calibrate:
-        evaluation = evaluation.calibrate(calibrate, overwrite=overwrite)
-    if output:
-        evaluation.write(output, mistakes=mistakes, overwrite=overwrite, csv=csv)
-    return evaluation
+    report = Path(output) if output else None
+    file = Path(calibrate) if calibrate else None
+    wanted = _Wanted(folder, skip_unknown, bins, report, mistakes, file, overwrite, csv)
+    processes = join_processes()
+    with processes.reported_by_main():
+        work = _prepared(
+            processes, lambda: wanted.prepare(model, runtime, decode, processes, progress)
+        )
+        shares = processes.gather(lambda: _share(work, processes, progress))
+        return processes.broadcast_from_main(lambda: wanted.finish(work, shares))
 
 
 def applies_exif(model: ModelSpec) -> bool:
@@ -108,42 +106,156 @@ def applies_exif(model: ModelSpec) -> bool:
     return model.weights is not None or named == DEMO or (named is not None and is_path(named))
 
 
-def _check(folder: LabelledFolder, bins: int, output: Path | None, *, overwrite: bool) -> None:
-    """Raise, before the work, what would be raised after it."""
-    require_extra("train", "sklearn", "scipy")
-    check_number("bins", bins, 2, 1000)
-    if output:
-        if not folder.ground_truth:
-            check_output_outside(output, [folder.path])
-        check_report_folder(output, overwrite=overwrite)
+class _Wanted(NamedTuple):
+    """What to evaluate on, and what to make of it."""
+
+    folder: LabelledFolder
+    skip_unknown: bool
+    bins: int
+    output: Path | None
+    mistakes: int
+    calibrate: Path | None
+    overwrite: bool
+    csv: CSVStyle
+
+    def prepare(
+        self,
+        model: str | os.PathLike[str] | ModelSpec | Classifier | None,
+        runtime: RuntimeOptions | None,
+        decode: DecodeOptions | None,
+        processes: Processes,
+        progress: Progress,
+    ) -> _Work:
+        """Raise, before the work, what would be raised after it; else the work."""
+        self._check()
+        images = self.folder.read()
+        written = [self.output / name for name in FILES] if self.output else []
+        written += [self.calibrate] if self.calibrate else []
+        if isinstance(model, str | os.PathLike):
+            model = ModelSpec(os.fspath(model))
+        of_model = model.files() if isinstance(model, ModelSpec) else []
+        check_no_input(written, [*images.paths, self.folder.ground_truth, *of_model])
+        classifier = _classifier(model, runtime, decode, processes, progress)
+        if self.calibrate:
+            weights = classifier.engine.weights
+            check_calibration(weights, self.calibrate, overwrite=self.overwrite)
+        return _Work(
+            classifier, *match_images(images, classifier.labels, skip_unknown=self.skip_unknown)
+        )
+
+    def _check(self) -> None:
+        require_extra("train", "sklearn", "scipy")
+        check_number("bins", self.bins, 2, 1000)
+        if self.output:
+            if not self.folder.ground_truth:
+                check_output_outside(self.output, [self.folder.path])
+            check_report_folder(self.output, overwrite=self.overwrite)
+        if self.csv != PLAIN and not self.output:
+            name = "bom" if self.csv.bom else "safe"
+            raise UsageError(f"`csv_{name}` needs an `output` folder")
+
+    def finish(self, work: _Work, shares: list[_Share]) -> Evaluation:
+        """The evaluation, with all that is wanted of it written."""
+        evaluation = _measured(work, shares, self.bins)
+        if self.calibrate:
+            evaluation = evaluation.calibrate(self.calibrate, overwrite=self.overwrite)
+        if self.output:
+            evaluation.write(
+                self.output, mistakes=self.mistakes, overwrite=self.overwrite, csv=self.csv
+            )
+        return evaluation
 
 
 def _classifier(
-    model: str | os.PathLike[str] | ModelSpec | Classifier | None,
+    model: ModelSpec | Classifier | None,
     runtime: RuntimeOptions | None,
     decode: DecodeOptions | None,
+    processes: Processes,
     progress: Progress,
 ) -> Classifier:
     if isinstance(model, Classifier):
         if runtime or decode:
             raise UsageError("`runtime` and `decode` need a model's name; a classifier has its own")
         return model
-    if not isinstance(model, ModelSpec):
-        model = ModelSpec(os.fspath(model) if model is not None else None)
+    model = model or ModelSpec()
     decode = decode or DecodeOptions(exif=applies_exif(model))
+    runtime = own_runtime(runtime or RuntimeOptions(), processes)
     return Classifier.from_specs(model, runtime, decode, progress=progress)
 
 
-def _measured(
-    classifier: Classifier,
-    images: LabelledImages,
-    labels: NDArray[np.int64],
-    bins: int,
-    progress: Progress,
-) -> Evaluation:
-    """The evaluation of a classifier on images with the indices of their classes, (N)."""
+class _Work(NamedTuple):
+    """What all processes do together."""
+
+    classifier: Classifier
+    images: LabelledImages
+    labels: NDArray[np.int64]  # (N), the indices of the images' classes
+
+    def identity(self) -> tuple[str, ...]:
+        """What must be the same in all of them, in words."""
+        engine = self.classifier.engine
+        listed = "\0".join((*self.images.paths, *map(str, self.labels)))
+        return (
+            f"the weights {engine.weights.sha256[:16]}",
+            f"the engine {engine.name} {engine.precision}",
+            f"{counted(len(self.images), 'image')} ({sha256(listed.encode()).hexdigest()[:16]})",
+        )
+
+
+class _Share(NamedTuple):
+    """What one process has found out about every N-th image."""
+
+    logits: list[NDArray[np.float32] | str]  # (classes), or why there are none, of each image
+    found: Fingerprints
+
+
+def _prepared(processes: Processes, prepare: Callable[[], _Work]) -> _Work:
+    """The work, if it can be done, and is the same in all processes."""
+    made: list[_Work] = []
+
+    def identity() -> tuple[str, ...]:
+        made.append(prepare())
+        return made[0].identity() if processes.world_size > 1 else ()
+
+    identities = processes.gather(identity)
+
+    def compare() -> None:
+        for rank, other in enumerate(identities):
+            for a, b in zip(identities[0], other, strict=True):
+                if a != b:
+                    raise DatasetError(f"process 0 has {a}, but process {rank} has {b}")
+
+    processes.broadcast_from_main(compare)
+    return made[0]
+
+
+def _share(work: _Work, processes: Processes, progress: Progress) -> _Share:
+    """Every N-th image through the network, from this process's rank on."""
     found: Fingerprints = {}
-    logits, failed = _logits(classifier, noted(images.paths, found), progress)
+    sources = noted(work.images.paths[processes.rank :: processes.world_size], found)
+    outputs: list[NDArray[np.float32] | str] = []
+    progress.start("evaluating")
+    progress.total(len(sources))
+    try:
+        for source, logits in work.classifier.logits(sources):
+            if isinstance(logits, ImageError):
+                log.warning("'%s': %s", printable(source.name), logits)
+            outputs.append(str(logits) if isinstance(logits, ImageError) else logits)
+            progress.advance()
+    finally:
+        progress.finish()
+    return _Share(outputs, found)
+
+
+def _measured(work: _Work, shares: list[_Share], bins: int) -> Evaluation:
+    """The evaluation of what all processes have found out, in the order of the images."""
+    classifier, images, labels = work
+    found = {path: mark for share in shares for path, mark in share.found.items()}
+    outputs = [shares[i % len(shares)].logits[i // len(shares)] for i in range(len(images))]
+    failed = {index: reason for index, reason in enumerate(outputs) if isinstance(reason, str)}
+    for index in failed:
+        if index % len(shares):  # else said when it was met
+            log.warning("'%s': %s", printable(images.paths[index]), failed[index])
+    logits = _stacked(outputs)
     _warn_of_repeats(images, found, classifier.engine.weights.path.parent)
     read = [index for index in range(len(images)) if index not in failed]
     labels = labels[read]
@@ -166,31 +278,17 @@ def _measured(
     )
 
 
-def _logits(
-    classifier: Classifier, sources: Sequence[Source], progress: Progress
-) -> tuple[NDArray[np.float32], dict[int, str]]:
-    """The logits (N, classes) of the images that can be read; why the others cannot, by index."""
-    rows: list[NDArray[np.float32]] = []
-    failed: dict[int, str] = {}
-    progress.start("evaluating")
-    progress.total(len(sources))
-    try:
-        for index, (source, logits) in enumerate(classifier.logits(sources)):
-            if isinstance(logits, ImageError):
-                failed[index] = str(logits)
-                log.warning("'%s': %s", printable(source.name), logits)
-            else:
-                rows.append(logits)
-            progress.advance()
-    finally:
-        progress.finish()
+def _stacked(outputs: list[NDArray[np.float32] | str]) -> NDArray[np.float32]:
+    """The logits (N, classes) of the images that can be read."""
+    rows = [row for row in outputs if not isinstance(row, str)]
+    failed = len(outputs) - len(rows)
     if not rows:
-        raise DatasetError(f"no image can be read: {counted(len(sources), 'image')} failed")
+        raise DatasetError(f"no image can be read: {counted(failed, 'image')} failed")
     if not np.isfinite(stacked := np.stack(rows)).all():
         raise DatasetError("the model's outputs are NaN or infinite: its weights are damaged")
     if failed:
-        log.log(SUMMARY, "%s cannot be read", counted(len(failed), "image"))
-    return stacked, failed
+        log.log(SUMMARY, "%s cannot be read", counted(failed, "image"))
+    return stacked
 
 
 def _warn_of_repeats(images: LabelledImages, found: Fingerprints, run: Path) -> None:

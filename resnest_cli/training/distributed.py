@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar, cast
@@ -24,6 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from resnest_cli.errors import ResNeStError, UsageError
 
 T = TypeVar("T")
+
+_PARTING = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,51 @@ class DistContext:
                 outcome = [(value(), None)]
             except ResNeStError as error:
                 outcome = [(None, error)]
-        dist.broadcast_object_list(outcome)
+        with _others_needed():
+            dist.broadcast_object_list(outcome)
         result, failure = outcome[0]
         if failure:
             raise failure
         return cast("T", result)
+
+    def gather(self, value: Callable[[], T]) -> list[T]:
+        """What `value` returns in each process, by rank, for the main one; [] for the others.
+
+        What it raises in one process is raised in all.
+        """
+        if self.world_size == 1:
+            return [value()]
+        outcome: tuple[T | None, ResNeStError | None]
+        try:
+            outcome = value(), None
+        except ResNeStError as error:
+            outcome = None, error
+        failures: list[ResNeStError | None] = [None] * self.world_size
+        with _others_needed():
+            dist.all_gather_object(failures, outcome[1])
+        for failure in failures:
+            if failure:
+                raise failure
+        found: list[T | None] | None = [None] * self.world_size if self.is_main else None
+        with _others_needed():
+            dist.gather_object(outcome[0], found)
+        return cast("list[T]", found or [])
+
+    @contextmanager
+    def reported_by_main(self) -> Iterator[None]:
+        """Leave it to the main process to report an error that all processes raise.
+
+        The others wait until it has ended: `torchrun` stops all when the first one fails.
+        """
+        try:
+            yield
+        except ResNeStError as error:
+            if not self.is_main:
+                error.reported = True
+                message = dist.irecv(torch.zeros(1), 0)  # which never comes
+                with suppress(RuntimeError):  # the main process has ended
+                    message and message.wait(_PARTING)
+            raise
 
     def any(self, flag: bool, device: str) -> bool:
         """Whether the flag is set in any of the processes."""
@@ -106,6 +149,20 @@ class DistContext:
 
 
 SINGLE_PROCESS = DistContext()
+
+
+@contextmanager
+def _others_needed() -> Iterator[None]:
+    """Say in plain words that another process has ended amid an exchange."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "losed" not in str(error):
+            raise
+        raise ResNeStError(
+            "another process of this run has ended before its time; its own message says why, "
+            "unless it was killed"
+        ) from error
 
 
 def _leave() -> None:
