@@ -164,3 +164,11 @@ def test_partitions_over_an_archive_equal_a_plain_run(form, tmp_path, run):
         assert done.returncode in (0, 3), done
     assert run("merge", "out/", "-o", "all.jsonl").returncode in (0, 3)
     assert (tmp_path / "all.jsonl").read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
+
+
+def test_an_archive_is_not_replaced_by_its_results(tmp_path, run):
+    make(tmp_path / "a.parquet", {"0.png": stored(drawn(8, 8), "PNG")})
+    before = (tmp_path / "a.parquet").read_bytes()
+    done = run("predict", "*.parquet", "-m", "demo", "-o", "a.parquet", "--overwrite")
+    assert done.returncode in (1, 2)
+    assert (tmp_path / "a.parquet").read_bytes() == before
