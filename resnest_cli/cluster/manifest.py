@@ -18,6 +18,7 @@ from typing import IO
 
 from resnest_cli.errors import OutputError
 from resnest_cli.files import atomic_write, leftovers, write_new
+from resnest_cli.inputs.members import Member
 from resnest_cli.inputs.source import Source, is_url
 from resnest_cli.outputs.formats import encode
 from resnest_cli.text import printable
@@ -199,6 +200,8 @@ def _encoded(source: Source) -> bytes:
     name, error, content = source.name, source.error, source.content
     if error is None and (content == name if isinstance(content, str) else str(content) == name):
         return encode(name)
+    if isinstance(content, Member):
+        return encode({"name": name, "member": list(content)})
     path = str(content) if isinstance(content, Path) else None
     return encode({"name": name, "path": path, "error": error})
 
@@ -207,5 +210,8 @@ def _decoded(line: bytes) -> Source:
     stored = json.loads(line)
     if isinstance(stored, str):
         return Source(stored, stored if is_url(stored) else Path(stored))
+    if "member" in stored:
+        kind, file, place, column = stored["member"]
+        return Source(stored["name"], Member(kind, file, tuple(place), column))
     path = stored["path"]
     return Source(stored["name"], Path(path) if path is not None else None, stored["error"])

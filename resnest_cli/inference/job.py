@@ -146,7 +146,7 @@ class PredictionJob:
         at_risk = (p for p in written if not folders or is_image_name(p.name))
         if self.overwrite and any(path.is_file() for path in at_risk):
             all_sources = list(sources)
-            check_no_input(written, (s.content for s in all_sources if isinstance(s.content, Path)))
+            check_no_input(written, filter(None, (s.file for s in all_sources)))
             return iter(all_sources)
         return sources
 

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from threading import Thread
 
 from resnest_cli.errors import ResNeStError, UsageError
+from resnest_cli.inputs.archives import is_archive_file, reader
 from resnest_cli.inputs.lists import read_list
 from resnest_cli.inputs.patterns import Selection, existing, matches
 from resnest_cli.inputs.source import STDIN, Source, is_url
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 class Inputs:
     """What is to be classified."""
 
-    # image files, folders, globs, http(s) URLs; `-` is one image on standard input
+    # image files, archives, folders, globs, http(s) URLs; `-` is one image on standard input
     named: tuple[str, ...] = ()
     files_from: str | None = None  # a list of further inputs, one a line; `-` is standard input
     # globs; of folders, only the files that match one are taken. A pattern with a slash is matched
@@ -54,7 +55,8 @@ class Inputs:
         if len(self.named) != 1 or self.files_from:
             return False
         (name,) = self.named
-        return name == STDIN or is_url(name) or os.path.isfile(name)
+        one = os.path.isfile(name) and not is_archive_file(name)
+        return name == STDIN or is_url(name) or one
 
     def sources(self, left_out: LeftOut | None = None) -> Iterator[Source]:
         """The images, lazily, in order; an input that leads to none is a source with an error.
@@ -147,10 +149,29 @@ def _found(text: str, selection: Selection, left_out: LeftOut) -> Iterator[Sourc
             nothing += " that `include` and `exclude` select"
         yield from _or_empty(text, found, nothing)
     elif path is None and glob.has_magic(text):
-        files = (Source(name, Path(name)) for name in matches(text, left_out))
+        names = matches(text, left_out)
+        files = chain.from_iterable(_file(name, name, left_out) for name in names)
         yield from _or_empty(text, files, "no file matches")
     else:
-        yield Source(text, Path(text if path is None else path))
+        yield from _file(text, text if path is None else path, left_out)
+
+
+def _file(name: str, path: str, left_out: LeftOut) -> Iterator[Source]:
+    """An image file, or the images of an archive."""
+    listing = reader(path) if is_archive_file(path) else None
+    if listing is None or _is_image(path):
+        yield Source(name, Path(path))
+    else:
+        yield from _or_empty(name, listing(path, left_out), "the archive holds no image")
+
+
+def _is_image(path: str) -> bool:
+    """Whether a file called as an archive is an image."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(8).startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"))
+    except OSError:
+        return True  # its row says why
 
 
 def _or_empty(text: str, found: Iterator[Source], message: str) -> Iterator[Source]:

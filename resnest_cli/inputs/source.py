@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from resnest_cli.errors import MAY_PASS, ImageError
+from resnest_cli.inputs.members import Member
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,9 +32,17 @@ class Source:
     """One image to be read, or an input that led to none."""
 
     name: str  # the result's `path`
-    content: Any = None  # a Path, a URL, bytes, a file object, a PIL image or an array; STDIN
+    content: Any = (
+        None  # a Path, a URL, bytes, a file object or `Member`, a PIL image or an array; STDIN
+    )
     error: str | None = None  # why there is no image
     empty: bool = False  # the input exists but holds no image
+
+    @property
+    def file(self) -> Path | None:
+        """The local file that holds the image, an archive maybe."""
+        path = self.content if isinstance(self.content, Path) else None
+        return Path(self.content.file) if isinstance(self.content, Member) else path
 
     def load(self, options: DecodeOptions) -> Image.Image:
         """The image in mode RGB; `ImageError`, with the reason in one line, if it has none."""
