@@ -133,8 +133,8 @@ def serve(
     )  # fmt: skip
     if len(model or ()) > 1 and (weights or labels):
         raise UsageError("`weights` and `labels` are for one `model`, not for several")
-    named: list[str | None] = [*(model or [None])]
-    names = [options.chosen_model(name, weights) for name in named]
+    names = [options.chosen_model(name, weights) for name in model or ()]
+    names = names or [options.chosen_model(None, weights)]
     specs = [
         ModelSpec(name, weights, labels, preprocess, crop, resize, offline=offline)
         for name in names
