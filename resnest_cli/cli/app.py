@@ -34,6 +34,7 @@ COMMANDS = {
     "train": "Train or fine-tune a model on class folders.",
     "evaluate": "Measure a model on labelled images.",
     "export": "Write a model as ONNX, OpenVINO, torch.export or safetensors.",
+    "serve": "Classify images over HTTP: a page and an API.",
     "bench": "Measure how fast models are on this machine.",
     "cache": "List and clean what is stored on disk.",
     "doctor": "Show versions, devices, engines and the cache, and classify an image.",

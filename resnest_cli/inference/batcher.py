@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ class Batcher:
         outputs: which of the engine's outputs are wanted.
         eager: compute an incomplete batch as soon as the engine is free, for low latency; else only
             after `flush`, as it takes as long as a full one where engines pad.
+        on_batch: told how many images each batch has, padding left out, in the batch's thread.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class Batcher:
         *,
         outputs: Sequence[str] = (LOGITS,),
         eager: bool = False,
+        on_batch: Callable[[int], None] | None = None,
     ) -> None:
-        self._engine = engine
+        self._engine, self._on_batch = engine, on_batch
         self._batch_size = batch_size
         self._outputs = tuple(outputs)
         self._pad_to = engine.pad_to or batch_size
@@ -123,6 +125,8 @@ class Batcher:
     def _compute(self, batch: list[tuple[NDArray[np.uint8], Future[Outputs]]]) -> None:
         pixels = [image for image, _ in batch]
         padding = max(self._pad_to - len(batch), 0)
+        if self._on_batch:
+            self._on_batch(len(batch))
         try:
             outputs = self._engine.run(np.stack(pixels + pixels[-1:] * padding), self._outputs)
         except BaseException as error:  # raised where the result is waited for

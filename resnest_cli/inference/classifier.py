@@ -179,8 +179,8 @@ class Classifier:
             TypeError: it is nothing of the sort.
         """
         source = as_source(image)
-        (logits,) = self.engine.run(np.stack([self._load(source)]), (LOGITS,))
-        return self._result(source, logits[0])
+        (logits,) = self.engine.run(np.stack([self.load(source)]), (LOGITS,))
+        return self.result(source, logits[0])
 
     def stream(self, images: Iterable[ImageLike | Source]) -> Iterator[Result]:
         """Results of any number of images, lazily and in order; a failure is a result too.
@@ -191,7 +191,7 @@ class Classifier:
         Raises:
             TypeError: `images` is one image, not several.
         """
-        return (self._result(source, logits) for source, logits in self.logits(images))
+        return (self.result(source, logits) for source, logits in self.logits(images))
 
     def logits(
         self, images: Iterable[ImageLike | Source]
@@ -222,7 +222,7 @@ class Classifier:
             while True:
                 batcher.check_process()
                 for source in islice(sources, ahead - len(pending)):
-                    load = pool.submit(lambda s: batcher.submit(self._load(s)), source)
+                    load = pool.submit(lambda s: batcher.submit(self.load(s)), source)
                     pending.append((source, load))
                 if not pending:
                     return
@@ -238,24 +238,32 @@ class Classifier:
         parts = (self.config.name, self.preprocessing.describe(), e.name, e.device, e.precision)
         return printable(" · ".join(parts))
 
-    def _load(self, source: Source) -> NDArray[np.uint8]:
+    def load(self, source: Source) -> NDArray[np.uint8]:
         """An image as the network's input, (crop, crop, 3); `ImageError` if it cannot be read."""
         from resnest_cli.imaging.decode import image_errors
 
         with image_errors():
             return self.preprocessing.pixels(source.load(self.decode))
 
-    def _result(self, source: Source, logits: NDArray[np.float32] | ImageError) -> Result:
+    def result(
+        self,
+        source: Source,
+        logits: NDArray[np.float32] | ImageError,
+        top_k: int | None = None,
+        threshold: float | None = None,
+    ) -> Result:
+        """The result of an image's logits (classes); `top_k` and `threshold` for this one alone."""
+        top_k, least = top_k or self.top_k, self.threshold if threshold is None else threshold
         if isinstance(logits, ImageError):
             return Result(source.name, error=str(logits), may_pass=logits.may_pass)
         if not np.isfinite(logits).all():
             return Result(source.name, error="the network's output is not a number")
         p, names, wnids = softmax(logits), self.labels.names, self.labels.wnids
-        order = np.argsort(-p, kind="stable")[: self.top_k]
+        order = np.argsort(-p, kind="stable")[:top_k]
         predictions = tuple(  # with the shortest decimals that are these float32
             Prediction(rank, int(i), wnids[i] if wnids else None, names[i], float(str(p[i])))
             for rank, i in enumerate(order, 1)
-            if p[i] >= self.threshold
+            if p[i] >= least
         )
         return Result(source.name, predictions)
 
