@@ -35,6 +35,8 @@ def chromium(profile: Path) -> Iterator[Browser]:
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     service = webdriver.ChromeService(executable_path=paths[1])
     driver = webdriver.Chrome(options=options, service=service)
+    driver.set_page_load_timeout(30)
+    driver.command_executor.client_config.timeout = 60
     try:
         yield Browser(driver)
     finally:
@@ -55,7 +57,7 @@ class Browser:
         self.cdp("Emulation.setUserAgentOverride", userAgent=agent, acceptLanguage=language)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.cdp("Emulation.setEmulatedMedia", features=[scheme])
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.cdp("Emulation.setDeviceMetricsOverride", **size)
         self.logs()
         self.driver.get(url)
@@ -100,6 +102,6 @@ class Browser:
         return self.driver.get_log(kind)
 
     def screenshot(self, path: Path) -> None:
-        """The whole page."""
+        """The whole page; a dialog is better taken by `driver.save_screenshot`."""
         shot = self.cdp("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(shot["data"]))

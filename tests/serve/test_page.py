@@ -285,7 +285,7 @@ def test_it_looks_right(
     browser.find("#open-camera").click()
     browser.wait("!document.getElementById('shoot').disabled")
     if folder:
-        browser.screenshot(Path(folder) / f"camera-{width}-{'dark' if dark else 'light'}.png")
+        browser.driver.save_screenshot(f"{folder}/camera-{width}-{'dark' if dark else 'light'}.png")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
