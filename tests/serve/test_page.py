@@ -277,7 +277,9 @@ def test_it_looks_right(
 ):
     """No sideways scrolling and colours as preferred; `$PAGE_SCREENSHOTS` names a folder."""
     shown(stub, browser, files, language=language, dark=dark, width=width)
-    assert browser.js("return document.documentElement.scrollWidth <= innerWidth")
+    assert browser.js(
+        "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    )
     background = browser.js("return getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(20, 23, 26)" if dark else "rgb(246, 247, 249)")
     if folder := os.environ.get("PAGE_SCREENSHOTS"):
