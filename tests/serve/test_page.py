@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -236,6 +236,63 @@ def test_a_busy_server_is_asked_again_when_it_said(stub: Stub, browser: Browser,
     assert len(times) == 2
     assert times[1] - times[0] >= 2
     assert_quiet(browser, stub.url, "429")
+
+
+def test_many_images_are_sent_four_at_a_time(stub: Stub, browser: Browser, tmp_path: Path):
+    paths = [tmp_path / f"{number}.png" for number in range(13)]
+    for path in paths:
+        drawn(40, 30).save(path)
+    held = Event()
+
+    def hold(handler: Handler) -> None:
+        assert held.wait(30)
+        handler.json(200, [{"path": "", "predictions": ANSWER, "error": None}])
+
+    stub.behaviours = [hold] * 13
+    browser.open(stub.url)
+    browser.drop(*paths)
+    browser.wait("document.querySelectorAll('article').length == 13")
+    time.sleep(0.3)
+    assert len(stub.posts) == 4
+    browser.find("#results li:nth-child(6) .remove").click()  # not sent yet
+    held.set()
+    done(browser, 12)
+    assert len(stub.posts) == 12
+    assert browser.text("#progress") == "12 of 12 done"
+
+
+def test_a_removed_image_is_not_waited_for(stub: Stub, browser: Browser, files: list[Path]):
+    gone = Event()
+
+    def watch(handler: Handler) -> None:
+        handler.connection.settimeout(20)
+        if handler.connection.recv(1) == b"":
+            gone.set()
+        handler.close_connection = True
+
+    stub.behaviours = [watch]
+    browser.open(stub.url)
+    browser.drop(files[0])
+    browser.wait("document.querySelector('.state')?.innerText == 'Classifying …'")
+    browser.find(".remove").click()
+    assert gone.wait(10)
+    assert not browser.find("#results-section").is_displayed()
+
+
+def test_a_server_that_hangs_up(stub: Stub, browser: Browser, files: list[Path]):
+    def hang_up(handler: Handler) -> None:
+        handler.close_connection = True
+
+    # browsers send once more if a kept connection is closed
+    no_json = [lambda handler: handler.send(200, b"no JSON", "text/html")]
+    stub.behaviours = [*no_json, *[hang_up] * 3]
+    browser.open(stub.url)
+    for reason in ("The server's answer could not be read", "The server did not answer"):
+        browser.drop(files[0])
+        browser.wait(
+            f"document.querySelector('.failed .state')?.innerText.startsWith({json.dumps(reason)})"
+        )
+        browser.find("#clear").click()
 
 
 @pytest.mark.parametrize(
