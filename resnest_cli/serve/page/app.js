@@ -8,7 +8,7 @@ const TEXTS = {
     hint: "Or paste an image, choose files, or take a photo. Images are sent to this server only.",
     choose: "Choose images",
     open_camera: "Use the camera",
-    limit: "At most {size} MB per image.",
+    limit: "At most {size} MiB per image.",
     results: "Results",
     progress: "{done} of {all} done",
     clear: "Remove all",
@@ -26,15 +26,13 @@ const TEXTS = {
     failed: "{name} failed: {reason}",
     timing: "{total} ms in total",
     timing_server: "{total} ms in total: decoding {decode} ms, network {compute} ms",
-    too_large: "The file has {size} MB; this server accepts at most {most} MB",
+    too_large: "The file has {size} MiB; this server accepts at most {most} MiB",
     folder: "This is a folder; drop the images in it instead",
     unreachable: "The server did not answer, or the file could not be read",
     refused: "The server answered with status {status}",
     unreadable: "The server's answer could not be read",
     model: "Model {name} · {classes} classes · preprocessing {preprocessing}, {crop} px · {engine}, {device}, {precision}",
     no_model: "The model is unknown: {reason}",
-    token: "This server requires a token",
-    use_token: "Continue",
     camera: "Camera",
     shoot: "Take photo",
     close: "Close",
@@ -49,7 +47,7 @@ const TEXTS = {
     hint: "붙여넣기, 파일 선택, 사진 촬영도 할 수 있습니다. 이미지는 이 서버로만 전송됩니다.",
     choose: "이미지 선택",
     open_camera: "카메라 사용",
-    limit: "이미지당 최대 {size} MB.",
+    limit: "이미지당 최대 {size} MiB.",
     results: "결과",
     progress: "{all}개 중 {done}개 완료",
     clear: "모두 제거",
@@ -67,15 +65,13 @@ const TEXTS = {
     failed: "{name} 실패: {reason}",
     timing: "총 {total} ms",
     timing_server: "총 {total} ms: 디코딩 {decode} ms, 신경망 {compute} ms",
-    too_large: "파일 크기가 {size} MB입니다. 이 서버는 최대 {most} MB까지 허용합니다",
+    too_large: "파일 크기가 {size} MiB입니다. 이 서버는 최대 {most} MiB까지 허용합니다",
     folder: "폴더입니다. 폴더 안의 이미지를 놓으세요",
     unreachable: "서버가 응답하지 않거나 파일을 읽을 수 없습니다",
     refused: "서버가 상태 코드 {status}(으)로 응답했습니다",
     unreadable: "서버의 응답을 읽을 수 없습니다",
     model: "모델 {name} · 클래스 {classes}개 · 전처리 {preprocessing}, {crop} px · {engine}, {device}, {precision}",
     no_model: "모델 정보를 알 수 없습니다: {reason}",
-    token: "이 서버에는 토큰이 필요합니다",
-    use_token: "계속",
     camera: "카메라",
     shoot: "사진 찍기",
     close: "닫기",
@@ -86,6 +82,7 @@ const TEXTS = {
   },
 };
 const CONCURRENT = 4; // requests at once: enough for the server to form batches
+const MIB = 2 ** 20;
 const ATTEMPTS = 8; // before a busy server counts as a failure
 
 const language =
@@ -98,7 +95,7 @@ function text(key, values = {}) {
 }
 
 const number = (value) => value.toLocaleString(language);
-const megabytes = (bytes) => number(Math.ceil(bytes / 1e5) / 10);
+const mebibytes = (bytes) => number(Math.ceil((10 * bytes) / MIB) / 10);
 const tenths = new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const percent = (value) => (value > 0 && value < 0.001 ? "< " : "") + tenths.format(value > 0 ? Math.max(value, 0.001) : 0);
 
@@ -115,26 +112,11 @@ function announce(message) {
 
 // ---- requests ----
 
-class Failure extends Error {} // its message is shown
-let token = sessionStorage.getItem("token");
-let asked = null; // the promise of a token, while the form is open
-
-function askToken() {
-  asked ??= new Promise((resolve) => {
-    $("access").hidden = false;
-    $("token").focus();
-    $("access").onsubmit = (event) => {
-      event.preventDefault();
-      token = $("token").value;
-      sessionStorage.setItem("token", token);
-      $("access").hidden = true;
-      $("token").value = "";
-      $("choose").focus();
-      asked = null;
-      resolve();
-    };
-  });
-  return asked;
+class Failure extends Error { // its message is shown
+  constructor(message, again = true) {
+    super(message);
+    this.again = again; // whether a further attempt may succeed
+  }
 }
 
 function pause(seconds, signal) {
@@ -153,28 +135,28 @@ async function reason(response) {
   }
 }
 
-// A response with status 200; waits while the server is busy or loading, and asks for a token.
-async function request(url, options, report) {
-  for (let attempt = 1; ; ) {
+// A response with status 200; waits while the server is busy or loading.
+async function request(path, options, report) {
+  const url = new URL(path, location.href);
+  url.username = url.password = ""; // with which fetch refuses an address
+  for (let attempt = 1; ; attempt++) {
     let response;
     try {
-      const headers = token ? { Authorization: `Bearer ${token}` } : {};
-      response = await fetch(url, { ...options, headers });
+      response = await fetch(url, options);
     } catch (error) {
       if (options.signal?.aborted) throw error;
       throw new Failure(text("unreachable"));
     }
     if (response.ok) return response;
+    const { status } = response;
     const stated = parseInt(response.headers.get("Retry-After"), 10);
-    if (response.status === 401) await askToken();
-    else if ((response.status === 429 || (response.status === 503 && stated)) && attempt++ < ATTEMPTS) {
-      let seconds = Math.max(stated || 1, 1);
-      for (; seconds > 0; seconds--) {
-        report(text(response.status === 429 ? "busy" : "loading", { seconds }));
-        await pause(1, options.signal);
-      }
-      await pause(Math.random() / 4, options.signal); // not all at the same moment
-    } else throw new Failure(await reason(response));
+    const busy = status === 429 || (status === 503 && stated);
+    if (!busy || attempt === ATTEMPTS) throw new Failure(await reason(response), status >= 500 || status === 429);
+    for (let seconds = Math.max(stated || 1, 1); seconds > 0; seconds--) {
+      report(text(status === 429 ? "busy" : "loading", { seconds }));
+      await pause(1, options.signal);
+    }
+    await pause(Math.random() / 4, options.signal); // not all at the same moment
   }
 }
 
@@ -238,19 +220,19 @@ class Card {
     const options = { method: "POST", body, signal: this.abort.signal };
     try {
       let sent = performance.now();
-      const response = await request("v1/predict?top_k=5", options, (message) => {
+      const response = await request("v1/predict", options, (message) => {
         this.say(message);
         sent = performance.now(); // time spent waiting is not the answer's
       });
       const [row] = await answer(response);
       const total = performance.now() - sent;
       if (!row) throw new Failure(text("unreadable"));
-      if (row.error) throw new Failure(row.error);
+      if (row.error) throw new Failure(row.error, false);
       this.show(row.predictions, timing(response, total));
     } catch (error) {
       if (this.abort.signal.aborted) return;
       if (!(error instanceof Failure)) console.error(error);
-      this.fail(error instanceof Failure ? error.message : text("unreadable"), true);
+      this.fail(error instanceof Failure ? error.message : text("unreadable"), error.again);
     }
   }
 
@@ -331,8 +313,8 @@ function advance() {
 
 function problem(file) {
   const most = model?.max_upload_mb;
-  if (!most || file.size <= most * 1e6) return null;
-  return text("too_large", { size: megabytes(file.size), most: number(most) });
+  if (!most || file.size <= most * MIB - 1024) return null; // the form itself takes a little
+  return text("too_large", { size: mebibytes(file.size), most: number(most) });
 }
 
 // The newest images come first, in the order they were given.
@@ -422,8 +404,12 @@ function useCamera() {
 async function showModel() {
   const say = (message) => ($("model").textContent = message);
   try {
-    const { models } = await answer(await request("v1/models", {}, say));
-    model = models[0];
+    for (;;) {
+      const { models } = await answer(await request("v1/models", {}, say));
+      if ((model = models[0])) break;
+      say(text("loading", { seconds: 1 }));
+      await pause(1);
+    }
     say(text("model", { ...model, classes: number(model.classes) }));
     if (model.max_upload_mb) $("limit").textContent = text("limit", { size: number(model.max_upload_mb) });
   } catch (error) {
