@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,16 +54,16 @@ def test_systemd_accepts_the_unit(tmp_path: Path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.fixture
-def proxied(stub: Stub, tmp_path: Path) -> Iterator[str]:
-    """The address of nginx before the stub, configured as in the guide."""
+@contextmanager
+def proxy(upstream: str, tmp_path: Path) -> Iterator[str]:
+    """The address of nginx before a server, configured as in the guide."""
     nginx, openssl, port = tool("nginx"), tool("openssl"), free_port()
     subprocess.run(
         [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
          "/CN=images.example.org", "-keyout", tmp_path / "key", "-out", tmp_path / "cert"],
         capture_output=True, timeout=60, check=True,
     )  # fmt: skip
-    text = example("nginx").replace("127.0.0.1:8000", stub.url[7:-1])
+    text = example("nginx").replace("127.0.0.1:8000", upstream)
     text = text.replace("listen 443", f"listen 127.0.0.1:{port}")
     text = re.sub(r"(ssl_certificate) \S+;", rf"\1 {tmp_path}/cert;", text)
     text = re.sub(r"(ssl_certificate_key) \S+;", rf"\1 {tmp_path}/key;", text)
@@ -97,6 +98,7 @@ def ask(
     host, _, port = address.partition(":")
     length = length or len(body)
     head = f"{'POST' if length else 'GET'} {path} HTTP/1.0\r\nHost: {name}\r\n"
+    head += f"Origin: https://{name}\r\n"
     with (
         socket.create_connection((host, int(port)), 10) as plain,
         context.wrap_socket(plain, server_hostname=name) as one,
@@ -107,13 +109,14 @@ def ask(
     return int(header.split()[1]), rest
 
 
-def test_nginx_serves_the_page_and_the_api(proxied: str, stub: Stub):
-    status, page = ask(proxied, "/")
-    assert (status, page[:15]) == (200, b"<!doctype html>")
-    assert ask(proxied, "/app.js")[0] == 200
-    assert json.loads(ask(proxied, "/v1/models")[1]) == {"models": [MODEL]}
-    assert ask(proxied, "/v1/predict", body=bytes(5_000_000)) == (200, b"[]")
-    assert ask(proxied, "/v1/predict", length=70_000_000)[0] == 413
-    assert len(stub.posts) == 1
-    with pytest.raises(ssl.SSLError):
-        ask(proxied, "/", name="attacker.example")
+def test_nginx_serves_the_page_and_the_api(stub: Stub, tmp_path: Path):
+    with proxy(stub.url[7:-1], tmp_path) as address:
+        status, page = ask(address, "/")
+        assert (status, page[:15]) == (200, b"<!doctype html>")
+        assert ask(address, "/app.js")[0] == 200
+        assert json.loads(ask(address, "/v1/models")[1]) == {"models": [MODEL]}
+        assert ask(address, "/v1/predict", body=bytes(5_000_000)) == (200, b"[]")
+        assert ask(address, "/v1/predict", length=70_000_000)[0] == 413
+        assert len(stub.posts) == 1
+        with pytest.raises(ssl.SSLError):
+            ask(address, "/", name="attacker.example")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from tests.conftest import RESNEST, ROOT
 from tests.serve.browser import Browser
-from tests.serve.test_deploy import free_port
+from tests.serve.test_deploy import ask, free_port, proxy
 from tests.serve.test_page import assert_quiet, browser, done
 
 __all__ = ["browser"]
@@ -70,3 +71,14 @@ def test_the_real_server_with_a_token(browser: Browser):
         browser.drop(ROOT / "examples/boat.jpg")
         done(browser, 1)
         assert browser.text(".predictions li:first-child .words :first-child") == "ship"
+
+
+def test_the_real_server_behind_nginx(tmp_path: Path):
+    image = (ROOT / "examples/boat.jpg").read_bytes()
+    allowed = ("--allow-host", "images.example.org")
+    with serving(*allowed) as upstream, proxy(upstream[:-1], tmp_path) as address:
+        assert ask(address, "/")[0] == 200
+        status, body = ask(address, "/v1/predict", body=image)
+        assert (status, json.loads(body)[0]["predictions"][0]["label"]) == (200, "ship")
+    with serving() as upstream, proxy(upstream[:-1], tmp_path) as address:
+        assert ask(address, "/v1/predict", body=image)[0] == 421
