@@ -26,7 +26,7 @@ POLICY = (
     "frame-ancestors 'none'"
 )
 MODEL = {
-    "name": "resnest50", "preprocessing": "timm", "engine": "torch", "device": "cpu",
+    "name": "resnest50", "preprocessing": "timm (crop 224)", "engine": "torch", "device": "cpu",
     "precision": "fp32", "classes": 1000, "crop": 224, "max_upload_mb": 2, "max_images": 64,
 }  # fmt: skip
 LABELS = ("Samoyed", "<img src=x onerror=alert(1)>", "\u202egod", "keeshond", "white wolf", "sixth")
@@ -147,7 +147,7 @@ def test_both_languages_say_everything():
 def test_dropped_images_are_answered(stub: Stub, browser: Browser, files: list[Path]):
     browser.open(stub.url)
     browser.wait("document.getElementById('model').innerText")
-    model = "Model resnest50 · 1,000 classes · preprocessing timm, 224 px · torch, cpu, fp32"
+    model = "Model resnest50 · 1,000 classes · preprocessing timm (crop 224) · torch, cpu, fp32"
     assert browser.text("#model") == model
     browser.drop(*files)
     done(browser, 3)
