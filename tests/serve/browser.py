@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -87,6 +86,7 @@ class Browser:
 
     def drop(self, *paths: Path, at: tuple[int, int] = (300, 200)) -> None:
         """Drop files as from a file manager."""
+        self.driver.execute_async_script("requestAnimationFrame(arguments[0])")  # it is drawn
         data = {"items": [], "files": [*map(str, paths)], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.cdp("Input.dispatchDragEvent", type=kind, x=at[0], y=at[1], data=data)
@@ -102,6 +102,5 @@ class Browser:
         return self.driver.get_log(kind)
 
     def screenshot(self, path: Path) -> None:
-        """The whole page; a dialog is better taken by `driver.save_screenshot`."""
-        shot = self.cdp("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(shot["data"]))
+        """What is to be seen."""
+        self.driver.save_screenshot(str(path))

@@ -200,7 +200,7 @@ def test_a_photo_of_the_camera(stub: Stub, browser: Browser):
     browser.find("#shoot").click()
     done(browser, 1)
     assert browser.texts("article h3") == ["photo-1.jpg"]
-    assert browser.js("return document.getElementById('video').srcObject") is None
+    browser.wait("!document.getElementById('video').srcObject")
     assert_quiet(browser, stub.url)
 
 
@@ -336,7 +336,9 @@ def test_it_looks_right(
     browser.find("#open-camera").click()
     browser.wait("!document.getElementById('shoot').disabled")
     if folder:
-        browser.driver.save_screenshot(f"{folder}/camera-{width}-{'dark' if dark else 'light'}.png")
+        browser.screenshot(Path(folder) / f"camera-{width}-{'dark' if dark else 'light'}.png")
+    browser.find("#close-camera").click()
+    browser.wait("!document.getElementById('video').srcObject")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
