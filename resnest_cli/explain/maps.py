@@ -7,13 +7,20 @@ the class's bias add up to its logit; for the difference of two classes, to that
 from __future__ import annotations
 
 import difflib
+import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
+from resnest_cli import settings
+from resnest_cli.engines.graph_cache import identity_key
 from resnest_cli.errors import UsageError
+from resnest_cli.files import atomic_write, check_regular
+from resnest_cli.version import __version__
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,15 +41,26 @@ class LastLayer(NamedTuple):
     def of(cls, weights: Weights, classes: int) -> LastLayer:
         """That of a checkpoint; torch is imported only where a file can't be read without it.
 
+        What took torch is kept in the cache folder.
+
         Raises:
             CheckpointError: the weights are damaged or of another network.
         """
         found = _from_safetensors(weights.path)
-        if found is None or found.weight.shape[0] != classes:
-            from resnest_cli.model.checkpoint import load_checkpoint
+        if found is not None and len(found.bias) == classes:
+            return found
+        kept = _kept_in(weights)
+        found = _read(kept)
+        if found is not None and len(found.bias) == classes:
+            return found
+        from resnest_cli.model.checkpoint import load_checkpoint
 
-            state = load_checkpoint(weights).state
-            found = cls(state["fc.weight"].float().numpy(), state["fc.bias"].float().numpy())
+        state = load_checkpoint(weights).state
+        found = cls(state["fc.weight"].float().numpy(), state["fc.bias"].float().numpy())
+        with suppress(OSError):  # a cache that cannot be written to only costs time
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(kept) as beside, beside.open("wb") as file:
+                np.savez(file, weight=found.weight, bias=found.bias)
         return found
 
 
@@ -88,6 +106,23 @@ def find_class(labels: Labels, name: str, option: str) -> int:
     near = difflib.get_close_matches(name, labels.names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "give its name or number"
     raise UsageError(f"`{option}={name}` is not one class of this network\n{hint}")
+
+
+def _kept_in(weights: Weights) -> Path:
+    """Where a checkpoint's last layer is kept, under a name that says what it depends on."""
+    parts = weights.sha256, identity_key(weights, None), __version__
+    name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    return settings.home() / "layers" / f"{name}.npz"
+
+
+def _read(path: Path) -> LastLayer | None:
+    """A kept last layer; None if there is none, or a damaged one."""
+    try:
+        check_regular(path)
+        with np.load(path, allow_pickle=False) as found:
+            return LastLayer(found["weight"], found["bias"])
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
 
 
 def _from_safetensors(path: Path) -> LastLayer | None:

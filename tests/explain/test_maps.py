@@ -41,7 +41,7 @@ def test_maps_of_all_classes_add_up(engine, request, legacy_checkpoint):
         assert any((e.values < 0).any() for e in each), "signed"
 
 
-def test_the_last_layer_is_read_without_torch_where_it_can_be(legacy_checkpoint, monkeypatch):
+def test_the_last_layer_is_read_without_torch_where_it_can_be(legacy_checkpoint, monkeypatch, home):
     import resnest_cli.model.checkpoint as whole
 
     read = []
@@ -49,8 +49,15 @@ def test_the_last_layer_is_read_without_torch_where_it_can_be(legacy_checkpoint,
     monkeypatch.setattr(whole, "load_checkpoint", lambda w: read.append(w) or load(w))
     assert LastLayer.of(resolve("demo"), 10).weight.shape[0] == 10
     assert not read
-    assert LastLayer.of(resolve(None, legacy_checkpoint), 1000).bias.shape == (1000,)
+    first = LastLayer.of(resolve(None, legacy_checkpoint), 1000)
+    again = LastLayer.of(resolve(None, legacy_checkpoint), 1000)
     assert len(read) == 1
+    assert np.array_equal(first.weight, again.weight)
+    assert first.bias.shape == again.bias.shape == (1000,)
+    (kept,) = (home / "layers").iterdir()
+    kept.write_bytes(kept.read_bytes()[:1000])
+    LastLayer.of(resolve(None, legacy_checkpoint), 1000)
+    assert len(read) == 2, "a damaged one is read again"
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="torchcam needs Python 3.11")
