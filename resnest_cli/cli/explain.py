@@ -12,6 +12,7 @@ from resnest_cli import settings
 from resnest_cli.cli import options
 from resnest_cli.cli.progress import chosen_progress
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
+from resnest_cli.errors import UsageError
 from resnest_cli.imaging.decode_options import MAX_PIXELS, DecodeOptions
 from resnest_cli.inputs.discover import Inputs
 from resnest_cli.progress import SUMMARY, set_verbosity
@@ -21,14 +22,6 @@ log = logging.getLogger(__name__)
 
 
 def explain(
-    output: Annotated[
-        Path,
-        options.option(
-            "--output -o DIR",
-            options.OUTPUT,
-            "Write explain.jsonl, and the maps and drawings in maps/, to this folder.",
-        ),
-    ],
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -92,6 +85,14 @@ def explain(
             "first 16 images, rounded]",
         ),
     ] = None,
+    output: Annotated[
+        Path | None,
+        options.option(
+            "--output -o DIR",
+            options.OUTPUT,
+            "Folder to write (required): explain.jsonl, and maps and drawings in maps/.",
+        ),
+    ] = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
@@ -116,6 +117,8 @@ def explain(
 
       resnest explain dog.jpg -o why/ --why-not cat --check
     """
+    if output is None:
+        raise UsageError("explain needs a folder for its maps: `output=DIR`")
     set_verbosity(quiet=quiet, verbose=verbose)
     offline = offline or settings.offline()
     name = options.chosen_model(model, weights)

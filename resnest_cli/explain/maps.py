@@ -119,7 +119,7 @@ def _read(path: Path) -> LastLayer | None:
     """A kept last layer; None if there is none, or a damaged one."""
     try:
         check_regular(path)
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             return LastLayer(found["weight"], found["bias"])
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None

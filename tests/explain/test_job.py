@@ -131,6 +131,12 @@ def test_what_is_refused(explain, drawn_image, tmp_path, arguments, message, cod
     assert not (tmp_path / "why").exists()
 
 
+def test_a_folder_is_needed(explain, drawn_image):
+    done = explain(drawn_image)
+    assert done.returncode == 2
+    assert "needs a folder for its maps: --output DIR" in done.stderr
+
+
 def test_files_of_users_are_not_replaced(explain, drawn_image, tmp_path):
     (tmp_path / "why/maps").mkdir(parents=True)
     (tmp_path / "why/maps/000000-drawn.png").write_text("mine")
