@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,9 @@ from resnest_cli.inputs.walk import LeftOut
 from resnest_cli.outputs.schema import TEXT, Column, Record
 from resnest_cli.outputs.sink import FileOutput, check_target
 from resnest_cli.progress import SILENT, Progress
+from resnest_cli.text import counted
+
+log = logging.getLogger(__name__)
 
 ROWS, MAPS_FOLDER = "explain.jsonl", "maps"
 _FOR_SCALE = 16  # images whose maps decide the colour scale
@@ -125,6 +129,10 @@ class ExplainJob:
                     failed += row["error"] is not None
                     progress.advance()
                 rows.finish()
+            except KeyboardInterrupt:
+                count = counted(done, "image")
+                log.warning("interrupted after %s; they are saved, `resume` continues", count)
+                raise
             finally:
                 progress.finish()
             seconds = time.monotonic() - start
