@@ -18,6 +18,7 @@ TRAIN = ["train", "classes", "-m", "demo", "--epochs", 1, "--overwrite"]
 COMMANDS: dict[str, list[list[object]]] = {
     "predict": [["predict", "classes", "-m", "demo", "-o", "rows.parquet"]],
     "torch": [["predict", "classes", "-m", "demo", "--engine", "torch"]],
+    "explain": [["explain", "classes", "-m", "demo", "-o", "why", "--check"]],
     "evaluate": [["evaluate", "classes", "-m", "demo", "--skip-unknown", "-o", "measured"]],
     "train": [[*TRAIN, "-j", 0]],
     "xml": [["export", "-m", "demo", "-o", "demo.xml"], ["predict", "a.png", "-m", "demo.xml"]],

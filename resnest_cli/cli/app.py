@@ -28,6 +28,7 @@ from resnest_cli.version import __version__
 
 COMMANDS = {
     "predict": "Classify images.",
+    "explain": "Show where in images the evidence for a class is.",
     "merge": "Write the partitions of a run to one file, in the order of the inputs.",
     "list-models": "List the models: size, cost, input, published accuracy.",
     "download": "Download, verify and prepare models ahead of use.",

@@ -156,15 +156,28 @@ class Preprocessing:
             resize = crop + _PAPER_BORDER if self.name == "paper" else in_ratio
         return replace(self, crop=crop or self.crop, resize=resize or self.resize)
 
+    def seen(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """What of an image the network sees: left, top, right and bottom, in the image's pixels."""
+        if self.crop_first:
+            return self._first_box(width, height)
+        resized = self.resized_size(width, height)
+        left, top = (round((length - self.crop) / 2) for length in resized)
+        x, y = width / resized[0], height / resized[1]
+        return left * x, top * y, (left + self.crop) * x, (top + self.crop) * y
+
+    def _first_box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """What is cropped first."""
+        side = min(width, height) * self.crop / self.resize  # a real number, not rounded
+        left, top = (round((length - side) / 2) for length in (width, height))
+        return left, top, round(left + side), round(top + side)
+
     def _cropped(self, image: Image.Image) -> Image.Image:
         from PIL.Image import Resampling
 
         resampling = Resampling[self.interpolation.upper()]
         width, height = image.size
         if self.crop_first:
-            side = min(width, height) * self.crop / self.resize  # a real number, not rounded
-            left, top = (round((length - side) / 2) for length in (width, height))
-            box = (left, top, round(left + side), round(top + side))
+            box = self._first_box(width, height)
             return image.crop(box).resize((self.crop, self.crop), resampling)
         resized = self.resized_size(width, height)
         left, top = (round((length - self.crop) / 2) for length in resized)
