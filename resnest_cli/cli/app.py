@@ -29,6 +29,7 @@ from resnest_cli.version import __version__
 COMMANDS = {
     "predict": "Classify images.",
     "merge": "Write the partitions of a run to one file, in the order of the inputs.",
+    "report": "Write a page to look through results.",
     "sort": "Sort images into folders by class.",
     "list-models": "List the models: size, cost, input, published accuracy.",
     "download": "Download, verify and prepare models ahead of use.",
