@@ -25,6 +25,11 @@
     if (name) made.className = name;
     return made;
   };
+  // a new text in the old node: scrolling makes no garbage
+  const put = (holder, text) => {
+    if (holder.firstChild) holder.firstChild.data = text;
+    else holder.append(text);
+  };
 
   // thumbnails: chunks of lines that nothing parses until they are looked at
   const chunks = new Map();
@@ -172,11 +177,11 @@
     parts.image.src = picture || EMPTY;
     parts.image.hidden = failed(row) && !thumbnail(row);
     parts.why.hidden = !parts.image.hidden;
-    parts.why.textContent = failed(row) ? shown(reason(row)) : "";
+    put(parts.why, failed(row) ? shown(reason(row)) : "");
     parts.made.classList.toggle("failed", failed(row));
-    parts.label.textContent = failed(row) ? "failed" : has(row) ? shown(label(row)) : "no class";
-    parts.p.textContent = has(row) ? percent(first.p[row]) : "";
-    parts.name.textContent = shown(data.paths[row].split("/").pop());
+    put(parts.label, failed(row) ? "failed" : has(row) ? shown(label(row)) : "no class");
+    put(parts.p, has(row) ? percent(first.p[row]) : "");
+    put(parts.name, shown(data.paths[row].split("/").pop()));
     parts.made.title = shown(data.paths[row]) + (failed(row) ? "\n" + shown(reason(row)) : "");
   };
   const mark = (parts) => {
