@@ -30,6 +30,8 @@ COMMANDS = {
     "predict": "Classify images.",
     "explain": "Show where in images the evidence for a class is.",
     "merge": "Write the partitions of a run to one file, in the order of the inputs.",
+    "report": "Write a page to look through results.",
+    "sort": "Sort images into folders by class.",
     "list-models": "List the models: size, cost, input, published accuracy.",
     "download": "Download, verify and prepare models ahead of use.",
     "train": "Train or fine-tune a model on class folders.",
