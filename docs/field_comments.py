@@ -20,9 +20,11 @@ class FieldComments(griffe.Extension):
         lines = cls.lines
         found = []
         for name, field in cls.attributes.items():
-            if "property" in field.labels or field.lineno is None or cls.lineno is None:
+            number = (field.lineno or 0) - (cls.lineno or 0)
+            inherited = field.filepath != cls.filepath or not 0 < number < len(lines)
+            if inherited or "property" in field.labels:
                 continue
-            if comment := _comment(lines, field.lineno - cls.lineno):
+            if comment := _comment(lines, number):
                 found.append(f"    {name}: {comment}")
         if found:
             cls.docstring.value += "\n\nArgs:\n" + "\n".join(found)

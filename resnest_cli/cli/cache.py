@@ -32,7 +32,7 @@ def cache(
         typer.Argument(
             metavar="[NAME]...",
             help="What to remove: models or files that 'resnest cache list' shows, or kinds: "
-            "checkpoint, compiled, digests, inductor, cuda, matplotlib, partial.",
+            "checkpoint, compiled, layers, digests, inductor, cuda, matplotlib, partial.",
             autocompletion=complete_model,
             show_default=False,
         ),

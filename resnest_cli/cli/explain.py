@@ -113,9 +113,9 @@ def explain(
 
       resnest explain dog.jpg -o why/
 
-      resnest explain photos/ -o why/ --class cat --class dog
+      resnest explain photos/ -o cat-or-dog/ --class cat --class dog
 
-      resnest explain dog.jpg -o why/ --why-not cat --check
+      resnest explain dog.jpg -o why-not-cat/ --why-not cat --check
     """
     if output is None:
         raise UsageError("explain needs a folder for its maps: `output=DIR`")

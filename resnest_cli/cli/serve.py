@@ -109,7 +109,7 @@ def serve(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Classify images over HTTP: a page to drop images on, and an API.
+    """Classify images over HTTP: a page and an API.
 
     Needs pip install 'resnest-cli\\[serve]'. Requests are logged on standard error. SIGTERM or
     Ctrl-C stop it: what was accepted is answered, then it exits with code 0.

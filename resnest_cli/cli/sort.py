@@ -69,7 +69,7 @@ def sort(
 
       resnest sort results.jsonl --to sorted
 
-      resnest sort results.csv --to sorted --copy --threshold 0.8
+      resnest sort results.csv --to copies --copy --threshold 0.8
 
       resnest sort --to sorted --undo
     """

@@ -26,7 +26,7 @@ class Place(NamedTuple):
 
 
 class Kept(Exception):
-    """A file was left as it is, for a reason."""
+    """A file was not touched, for a reason."""
 
 
 def place(how: str, at: Place) -> None:

@@ -44,7 +44,7 @@ async def _whole(request: Request, place: Place, options: ServeOptions) -> bytes
 async def _limited(
     request: Request, place: Place, options: ServeOptions
 ) -> AsyncGenerator[bytes, None]:
-    """The body as it arrives; `Problem` as soon as it is too large."""
+    """The body's pieces, one by one; `Problem` once they are too large."""
     size = 0
     async for chunk in request.stream():
         size += len(chunk)

