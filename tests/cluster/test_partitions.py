@@ -77,8 +77,8 @@ def test_what_is_finished_is_not_computed_again(small, finished, tmp_path, monke
     out = copied(finished, tmp_path)
     (out / part_name(2, finished[1])).unlink()
     names: list[str] = []
-    load = Classifier._load
-    monkeypatch.setattr(Classifier, "_load", lambda c, s: names.append(s.name) or load(c, s))
+    load = Classifier.load
+    monkeypatch.setattr(Classifier, "load", lambda c, s: names.append(s.name) or load(c, s))
     summary = job(small, out, finished[1]).run()
     assert sorted(Path(n).stem for n in names) == ["006", "007", "008"]
     assert (summary.done, summary.resumed, summary.failed) == (20, 17, 2)
@@ -164,8 +164,8 @@ def test_failed_rows_alone_are_made_again(small, finished, tmp_path, monkeypatch
     job(images, tmp_path / "out", fmt).run()
     drawn(48, 40, seed=4).save(images / "004.png")
     names: list[str] = []
-    load = Classifier._load
-    monkeypatch.setattr(Classifier, "_load", lambda c, s: names.append(s.name) or load(c, s))
+    load = Classifier.load
+    monkeypatch.setattr(Classifier, "load", lambda c, s: names.append(s.name) or load(c, s))
     summary = job(images, tmp_path / "out", fmt).run()  # an error row is finished
     assert (summary.failed, names) == (2, [])
     summary = job(images, tmp_path / "out", fmt, retry_failed=True).run()

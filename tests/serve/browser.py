@@ -34,8 +34,9 @@ def chromium(profile: Path) -> Iterator[Browser]:
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     service = webdriver.ChromeService(executable_path=paths[1])
     driver = webdriver.Chrome(options=options, service=service)
-    driver.set_page_load_timeout(30)
-    driver.command_executor.client_config.timeout = 60
+    driver.set_page_load_timeout(90)  # some machines are slow
+    driver.set_script_timeout(90)
+    driver.command_executor.client_config.timeout = 120
     try:
         yield Browser(driver)
     finally:
@@ -67,7 +68,7 @@ class Browser:
     def js(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script(code, *arguments)
 
-    def wait(self, code: str, seconds: float = 15) -> Any:
+    def wait(self, code: str, seconds: float = 60) -> Any:
         """The value of a JavaScript expression, once it is truthy."""
         from selenium.webdriver.support.wait import WebDriverWait
 
