@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,12 +20,15 @@ from resnest_cli.inputs.members import (
     ZIP,
     Member,
     decompressed,
+    opened,
     parquet_file,
 )
 from resnest_cli.inputs.source import Source
+from resnest_cli.inputs.stores import StoreError
 from resnest_cli.inputs.walk import LeftOut
 
 _TAR_STREAMS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_LONGEST_CLASS = 4096  # bytes
 _PATHS = ("path", "file_name", "filename", "image_path")  # columns that name an image
 
 
@@ -49,7 +54,7 @@ def _tar(name: str, left_out: LeftOut) -> Iterator[Source]:
             while (entry := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # or all are kept
                 inner = f"{name}/{entry.name.removeprefix('./')}"
-                if entry.isdir() or not _is_taken(entry.name, left_out):
+                if entry.isdir() or not is_taken(entry.name, left_out):
                     continue
                 if not entry.isreg() or entry.sparse is not None:
                     yield Source(inner, error="a link or special file in an archive")
@@ -64,13 +69,13 @@ def _tar(name: str, left_out: LeftOut) -> Iterator[Source]:
 
 def _zip(name: str, left_out: LeftOut) -> Iterator[Source]:
     cut = None
-    with open(name, "rb") as file:
+    with opened(name) as file:
         try:
             entries: Any = iter(zipfile.ZipFile(file).infolist())
         except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
             cut, entries = _cut(name, error), _headers(file)
         for entry in entries:
-            if entry.is_dir() or not _is_taken(entry.filename, left_out):
+            if entry.is_dir() or not is_taken(entry.filename, left_out):
                 continue
             inner = f"{name}/{entry.filename}"
             if entry.flag_bits & 1:
@@ -102,7 +107,8 @@ def _headers(file: Any) -> Iterator[zipfile.ZipInfo]:
         at += 30 + number[13] + number[14] + entry.compress_size
 
 
-def _is_taken(name: str, left_out: LeftOut) -> bool:
+def is_taken(name: str, left_out: LeftOut) -> bool:
+    """Whether a file in an archive or a store is an image by its name; others are counted."""
     *folders, last = name.split("/")
     if last.startswith(".") or any(map(left_out.folder, folders)):
         return False
@@ -129,6 +135,8 @@ def _parquet(name: str, left_out: LeftOut) -> Iterator[Source]:
                 row += 1
     except (OSError, ValueError) as error:  # pyarrow's own are among them
         yield _cut(name, str(error).partition("\n")[0])
+    except StoreError:
+        raise
     except ResNeStError as error:
         yield Source(name, error="; ".join(str(error).splitlines()))
 
@@ -153,6 +161,50 @@ def _columns(schema: Any) -> tuple[str, str | None]:
     paths = [f"{image.name}.path"] if "path" in inner else [n for n in _PATHS if n in schema.names]
     column = f"{image.name}.bytes" if inner else image.name
     return column, paths[0] if paths else None
+
+
+def parquet_labels(name: str) -> dict[tuple[int, ...], str]:
+    """The classes in the column `label`, by row group and row; none without that column.
+
+    Numbers are replaced by the names that Hugging Face's `ClassLabel` gives them.
+    """
+    file = parquet_file(name)
+    if "label" not in file.schema_arrow.names:
+        return {}
+    try:
+        stated = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])
+        names = stated["info"]["features"]["label"]["names"]
+    except (KeyError, ValueError, TypeError):
+        names = []
+    found: dict[tuple[int, ...], str] = {}
+    for group in range(file.num_row_groups):
+        values = file.read_row_group(group, columns=["label"]).column(0).to_pylist()
+        for row, value in enumerate(values):
+            if isinstance(value, int) and 0 <= value < len(names):
+                value = names[value]
+            if value is not None:
+                found[group, row] = str(value)
+    return found
+
+
+def webdataset_classes(name: str) -> dict[str, str]:
+    """The texts of a tar archive's files `KEY.cls`, by key."""
+    found = {}
+    with decompressed(name) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        while (entry := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # or all are kept
+            key, _, suffix = entry.name.removeprefix("./").partition(".")
+            if suffix == "cls" and entry.isreg() and entry.size < _LONGEST_CLASS:
+                content = archive.extractfile(entry)
+                assert content is not None
+                found[key] = content.read().decode("utf-8", "replace").strip()
+    return found
+
+
+def inner_name(name: str) -> str:
+    """The name in an archive of an image that is called so; the same if it lies in none."""
+    found = re.search(r"\.(?:tar(?:\.(?:gz|bz2|xz))?|t(?:gz|bz2|xz)|zip|parquet)[/#]", name, re.I)
+    return name[found.end() :] if found else name
 
 
 def is_archive_file(name: str) -> bool:

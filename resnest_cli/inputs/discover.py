@@ -14,9 +14,11 @@ from threading import Thread
 
 from resnest_cli.errors import ResNeStError, UsageError
 from resnest_cli.inputs.archives import is_archive_file, reader
+from resnest_cli.inputs.buckets import expand_url, names_object, or_empty
 from resnest_cli.inputs.lists import read_list
 from resnest_cli.inputs.patterns import Selection, existing, matches
 from resnest_cli.inputs.source import STDIN, Source, is_url
+from resnest_cli.inputs.stores import is_store_url
 from resnest_cli.inputs.walk import LeftOut, walk
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,8 @@ log = logging.getLogger(__name__)
 class Inputs:
     """What is to be classified."""
 
-    # image files, archives, folders, globs, http(s) URLs; `-` is one image on standard input
+    # image files, archives, folders, globs, http(s) URLs, and all of these in object stores, as
+    # s3://, gs:// and az://; `-` is one image on standard input
     named: tuple[str, ...] = ()
     files_from: str | None = None  # a list of further inputs, one a line; `-` is standard input
     # globs; of folders, only the files that match one are taken. A pattern with a slash is matched
@@ -56,7 +59,7 @@ class Inputs:
             return False
         (name,) = self.named
         one = os.path.isfile(name) and not is_archive_file(name)
-        return name == STDIN or is_url(name) or one
+        return name == STDIN or is_url(name) or names_object(name) or one
 
     def sources(self, left_out: LeftOut | None = None) -> Iterator[Source]:
         """The images, lazily, in order; an input that leads to none is a source with an error.
@@ -83,7 +86,7 @@ class Inputs:
         selection = Selection(self.include, self.exclude)
         folders = not selection
         for name, in_list in chain(zip(self.named, repeat(False)), zip(listed, repeat(True))):
-            folders = folders or os.path.isdir(name)
+            folders = folders or os.path.isdir(name) or is_store_url(name)
             if in_list and name == STDIN:
                 yield Source(name, error="standard input cannot be named in a list")
             else:
@@ -100,10 +103,12 @@ def expand(
     for text in inputs:
         if text == STDIN or is_url(text):
             yield Source(text, text)
+        elif is_store_url(text):
+            yield from expand_url(text, selection, left_out)
         elif "\0" in text:
             yield Source(text, error="not a file name")
         elif "://" in text and not os.path.exists(text):
-            yield Source(text, error="only http:// and https:// URLs can be read")
+            yield Source(text, error="only http, https, s3, gs and az URLs can be read")
         else:
             try:
                 yield from _found(text, selection, left_out)
@@ -147,11 +152,11 @@ def _found(text: str, selection: Selection, left_out: LeftOut) -> Iterator[Sourc
         nothing = "the folder holds no image"
         if selection:
             nothing += " that `include` and `exclude` select"
-        yield from _or_empty(text, found, nothing)
+        yield from or_empty(text, found, nothing)
     elif path is None and glob.has_magic(text):
         names = matches(text, left_out)
         files = chain.from_iterable(_file(name, name, left_out) for name in names)
-        yield from _or_empty(text, files, "no file matches")
+        yield from or_empty(text, files, "no file matches")
     else:
         yield from _file(text, text if path is None else path, left_out)
 
@@ -162,7 +167,7 @@ def _file(name: str, path: str, left_out: LeftOut) -> Iterator[Source]:
     if listing is None or _is_image(path):
         yield Source(name, Path(path))
     else:
-        yield from _or_empty(name, listing(path, left_out), "the archive holds no image")
+        yield from or_empty(name, listing(path, left_out), "the archive holds no image")
 
 
 def _is_image(path: str) -> bool:
@@ -172,12 +177,3 @@ def _is_image(path: str) -> bool:
             return file.read(8).startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"))
     except OSError:
         return True  # its row says why
-
-
-def _or_empty(text: str, found: Iterator[Source], message: str) -> Iterator[Source]:
-    first = next(found, None)
-    if first is None:
-        yield Source(text, error=message, empty=True)
-    else:
-        yield first
-        yield from found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import zlib
 from collections import OrderedDict
 from functools import lru_cache
@@ -12,25 +13,31 @@ from threading import Lock
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from resnest_cli.errors import ImageError, require_extra
+from resnest_cli.inputs import stores
+from resnest_cli.inputs.stores import MOST_BYTES, is_store_url
 
 TAR, TAR_STREAM, ZIP, PARQUET = "tar", "tar stream", "zip", "parquet"
-_MOST_BYTES = 2**29  # of one image in an archive; a header can claim any number
+OBJECT = "object"  # of a store, not an archive
 _BLOCK, _MOST_BLOCKS = 2**20, 48  # of a decompressed stream that is kept, for reads out of order
+_NAMES = 512  # bytes of a zip member's name and more that are read with the member
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError)  # what a damaged stream raises
 
 
 class Member(NamedTuple):
-    """One image in an archive, found again in any process."""
+    """One image in an archive or in a store, found again in any process."""
 
-    kind: str  # TAR, TAR_STREAM, ZIP or PARQUET
-    file: str
-    place: tuple[int, ...]  # TAR: offset, bytes; ZIP: see `_zipped`; PARQUET: row group, row
+    kind: str  # TAR, TAR_STREAM, ZIP, PARQUET or OBJECT
+    file: str  # or the URL in a store
+    # TAR: offset, bytes; ZIP: see `_zipped`; PARQUET: row group, row; OBJECT: 0, bytes or -1
+    place: tuple[int, ...]
     column: str = ""  # of a Parquet file
 
     def read(self) -> bytes:
         """The image file's bytes; `ImageError` if they are missing or damaged."""
-        if max(self.place) > _MOST_BYTES and self.size > _MOST_BYTES:
-            raise ImageError("larger than 512 MiB, which is not read from an archive")
+        if self.size > MOST_BYTES:
+            raise ImageError("larger than 512 MiB, which is not read from archives and stores")
+        if self.kind == OBJECT:
+            return stores.fetch(self.file, self.place[1])
         if self.kind == PARQUET:
             group, row = self.place
             return _cell(self.file, group, row, self.column)
@@ -50,6 +57,8 @@ class Member(NamedTuple):
 
 def read_range(name: str, offset: int, size: int) -> bytes:
     """Bytes of a file; fewer at its end; `ImageError` if it cannot be read."""
+    if is_store_url(name):
+        return stores.fetch_range(name, offset, size)
     try:
         with open(name, "rb") as file:
             file.seek(offset)
@@ -58,17 +67,23 @@ def read_range(name: str, offset: int, size: int) -> bytes:
         raise ImageError(f"the archive cannot be read: {error.strerror or error}") from error
 
 
+def opened(name: str) -> BinaryIO:
+    """A file, or an object of a store, to be read from any position."""
+    return stores.open_object(name) if is_store_url(name) else open(name, "rb")
+
+
 def decompressed(name: str) -> BinaryIO:
     """A compressed file as the stream that it holds, the kind taken from its first bytes."""
-    with open(name, "rb") as file:
+    with opened(name) as file:
         start = file.read(6)
+    file_or_name: Any = opened(name) if is_store_url(name) else name
     if start[:2] == b"\x1f\x8b":
-        return cast(BinaryIO, gzip.open(name))
+        return cast(BinaryIO, gzip.open(file_or_name))
     if start[:3] == b"BZh":
-        return cast(BinaryIO, bz2.open(name))
+        return cast(BinaryIO, bz2.open(file_or_name))
     if start == b"\xfd7zXZ\0":
-        return cast(BinaryIO, lzma.open(name))
-    return open(name, "rb")
+        return cast(BinaryIO, lzma.open(file_or_name))
+    return opened(name)
 
 
 def _whole(data: bytes, size: int) -> bytes:
@@ -86,7 +101,8 @@ class _Stream:
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
     def __del__(self) -> None:
-        self._file.close()
+        if hasattr(self, "_file"):  # it was opened
+            self._file.close()
 
     def read(self, offset: int, size: int) -> bytes:
         first, last = offset // _BLOCK, (offset + size - 1) // _BLOCK
@@ -115,23 +131,37 @@ class _Stream:
         return bytes(data)
 
 
-_stream = lru_cache(maxsize=2)(_Stream)
+def _version(name: str) -> tuple[int, ...]:
+    """What changes when another file takes a name; of a store's object, nothing is asked for."""
+    if is_store_url(name):
+        return ()
+    found = os.stat(name)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@lru_cache(maxsize=2)
+def _stream(name: str, version: tuple[int, ...]) -> _Stream:
+    return _Stream(name)
 
 
 def _read_stream(name: str, offset: int, size: int) -> bytes:
     try:
-        return _stream(name).read(offset, size)
+        return _stream(name, _version(name)).read(offset, size)
     except OSError as error:
         raise ImageError(f"the archive cannot be read: {error.strerror or error}") from error
 
 
 def _zipped(name: str, header: int, packed: int, size: int, method: int, crc: int) -> bytes:
     """A member by its header's offset, bytes packed and unpacked, method and checksum."""
-    head = _whole(read_range(name, header, 30), 30)
+    read = read_range(name, header, 30 + _NAMES + packed)
+    head = _whole(read[:30], 30)
     if head[:4] != b"PK\3\4":
         raise ImageError("damaged: the archive holds no file where it says")
     names = int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
-    data = _whole(read_range(name, header + 30 + names, packed), packed)
+    data = read[30 + names :][:packed]
+    if names > _NAMES:
+        data = read_range(name, header + 30 + names, packed)
+    data = _whole(data, packed)
     try:
         if method == 8:
             data = zlib.decompressobj(-15).decompress(data, size + 1)
@@ -151,11 +181,11 @@ def parquet_file(name: str) -> Any:
     require_extra("parquet", "pyarrow")
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(name)
+    return pq.ParquetFile(opened(name) if is_store_url(name) else name)
 
 
 @lru_cache(maxsize=2)  # the row groups in work
-def _column(name: str, group: int, column: str) -> Any:
+def _column(name: str, version: tuple[int, ...], group: int, column: str) -> Any:
     return parquet_file(name).read_row_group(group, columns=[column]).column(0)
 
 
@@ -165,7 +195,7 @@ _column_lock = Lock()
 def _cell(name: str, group: int, row: int, column: str) -> bytes:
     try:
         with _column_lock:
-            value = _column(name, group, column)[row].as_py()
+            value = _column(name, _version(name), group, column)[row].as_py()
     except (OSError, ValueError, IndexError) as error:  # pyarrow's own are among them
         raise ImageError(f"the Parquet file's row group {group} is damaged") from error
     if isinstance(value, dict):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from resnest_cli.errors import MAY_PASS, ImageError
-from resnest_cli.inputs.members import Member
+from resnest_cli.inputs.members import OBJECT, Member
+from resnest_cli.inputs.stores import is_store_url
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
 
 STDIN = "-"
+_OFFLINE = "the network is off (option offline or $RESNEST_OFFLINE)"
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar")
 _ONE = (str, bytes, bytearray, memoryview, os.PathLike)  # could be iterated over, and must not be
 
@@ -42,7 +44,19 @@ class Source:
     def file(self) -> Path | None:
         """The local file that holds the image, an archive maybe."""
         path = self.content if isinstance(self.content, Path) else None
-        return Path(self.content.file) if isinstance(self.content, Member) else path
+        if isinstance(self.content, Member) and not self.is_stored:
+            return Path(self.content.file)
+        return path
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the image, or the archive that holds it, lies in an object store."""
+        return isinstance(self.content, Member) and is_store_url(self.content.file)
+
+    @property
+    def is_object(self) -> bool:
+        """Whether the image is an object of a store itself."""
+        return isinstance(self.content, Member) and self.content.kind == OBJECT
 
     def load(self, options: DecodeOptions) -> Image.Image:
         """The image in mode RGB; `ImageError`, with the reason in one line, if it has none."""
@@ -61,6 +75,8 @@ class Source:
             content = _read_stdin() if stdin else _fetch(self.content, options)
             return decode.decode(content, options, name=self.name)
         elif hasattr(self.content, "read"):
+            if self.is_stored and options.offline:
+                raise ImageError(_OFFLINE)
             return decode.decode(_read_file(self.content), options, name=self.name)
         elif not isinstance(self.content, bytes):
             return decode.from_array(self.content)
@@ -78,6 +94,8 @@ def as_source(image: ImageLike | Source) -> Source:
         return image
     if isinstance(image, str | os.PathLike):
         name = os.fsdecode(image)
+        if is_store_url(name):
+            return stored(name)
         return Source(name, name if is_url(name) else Path(name))
     from PIL import Image
 
@@ -92,6 +110,11 @@ def as_source(image: ImageLike | Source) -> Source:
         path = getattr(image, "name", None)
         return Source(path if isinstance(path, str) else f"<{kind}>", image)
     raise TypeError(f"not a path, URL, bytes, file object, PIL image or array: {kind}")
+
+
+def stored(url: str, size: int = -1) -> Source:
+    """An image in an object store, and its bytes if they are known."""
+    return Source(url, Member(OBJECT, url, (0, size)))
 
 
 def as_sources(images: Iterable[ImageLike | Source]) -> Iterator[Source]:
@@ -132,7 +155,7 @@ def _fetch(url: str, options: DecodeOptions) -> bytes:
     from resnest_cli.net.http import get_image
 
     if options.offline:
-        raise ImageError("the network is off (option offline or $RESNEST_OFFLINE)")
+        raise ImageError(_OFFLINE)
     return get_image(url, allow_private=options.allow_private)
 
 

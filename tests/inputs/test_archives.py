@@ -17,6 +17,7 @@ from tests.conftest import drawn
 from tests.hostile import kinds, stored
 
 HOSTILE = {name: content for name, (content, _) in kinds().items()}
+RED = drawn(8, 8)
 FORMS = ["a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz", "a.zip", "a.parquet"]
 
 
@@ -112,6 +113,12 @@ def test_a_bad_zip_member_leaves_its_neighbours(tmp_path):
     assert isinstance(third, bytes)
 
 
+def test_long_names_in_a_zip(tmp_path):
+    files = {f"{'x' * 200}/{'y' * 200}/{'z' * 200}{n}.png": stored(RED, "PNG") for n in range(2)}
+    sources = list(expand([make(tmp_path / "a.zip", files)]))
+    assert [source.content.read() for source in sources] == list(files.values())
+
+
 def test_a_webdataset_shard_and_other_files(tmp_path):
     files = {"0.jpg": stored(drawn(8, 8), "JPEG"), "0.cls": b"1", "0.json": b"{}"}
     name = make(tmp_path / "shard-000.tar", files)
@@ -172,3 +179,14 @@ def test_an_archive_is_not_replaced_by_its_results(tmp_path, run):
     done = run("predict", "*.parquet", "-m", "demo", "-o", "a.parquet", "--overwrite")
     assert done.returncode in (1, 2)
     assert (tmp_path / "a.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.parquet"])
+def test_another_archive_of_the_same_name_is_read_anew(tmp_path, monkeypatch, name):
+    for seed in (1, 2):
+        (tmp_path / str(seed)).mkdir()
+        monkeypatch.chdir(tmp_path / str(seed))
+        drawn(seed=seed).save("one.png")
+        make(Path(name), {"one.png": Path("one.png").read_bytes()})
+        (source,) = Inputs(name).sources()
+        assert source.load(DecodeOptions()).tobytes() == drawn(seed=seed).tobytes()
