@@ -16,10 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
+from resnest_cli.cluster.stored_files import StoredFiles
 from resnest_cli.errors import OutputError
-from resnest_cli.files import atomic_write, leftovers, write_new
+from resnest_cli.files import atomic_write, leftovers, writable_folder, write_new
 from resnest_cli.inputs.members import Member
 from resnest_cli.inputs.source import Source, is_url
+from resnest_cli.inputs.stores import url_of
 from resnest_cli.outputs.formats import encode
 from resnest_cli.text import printable
 
@@ -29,35 +31,55 @@ _FOLDER = "manifest"
 
 
 class Folder:
-    """Files that are whole or missing; all that a run in partitions asks of where it is kept."""
+    """Files that are whole or missing; all that a run in partitions asks of where it is kept.
+
+    The path of a store's URL stands for the prefix there.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        url = url_of(path)
+        self._stored = StoredFiles(url) if url else None
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self._stored or self.path)
+
+    def make(self) -> None:
+        """Make it if it is missing; `OutputError` if no file can be written to it."""
+        if not self._stored:
+            writable_folder(self.path)
 
     def names(self) -> list[str]:
         """The files in it, sorted, without hidden ones and those in folders below."""
+        if self._stored:
+            return self._stored.names()
         found = (f.name for f in self.path.iterdir() if f.is_file())
         return sorted(name for name in found if not name.startswith("."))
 
     def open(self, name: str) -> IO[bytes]:
         """A file, to be read from any position; `FileNotFoundError` if it is missing."""
+        if self._stored:
+            return self._stored.open(name)
         return (self.path / name).open("rb")
 
     def add(self, name: str, content: bytes) -> bool:
         """Write a file unless it exists; whether it was written."""
+        if self._stored:
+            return self._stored.add(name, content)
         target = self.path / name
         target.parent.mkdir(exist_ok=True)
         return write_new(target, content)
 
     def put(self, name: str) -> AbstractContextManager[Path]:
         """A local path to write to; at the end its content replaces a file, whole."""
+        if self._stored:
+            return self._stored.put(name)
         return atomic_write(self.path / name)
 
     def remove_leftovers(self) -> None:
         """Remove what runs that were killed over an hour ago were about to write."""
+        if self._stored:  # an object is not there until it is whole
+            return
         for file in (*leftovers(self.path), *leftovers(self.path / _FOLDER)):
             file.unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ import pytest
 
 from resnest_cli import Inputs, ModelSpec, PartitionedJob, PredictionJob, RuntimeOptions
 from tests.conftest import drawn
+from tests.inputs.conftest import served, store  # noqa: F401
 
 SIZE = 3  # inputs of a partition
 
