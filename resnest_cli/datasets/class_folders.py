@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from resnest_cli.errors import DatasetError, ImageError, UsageError
 from resnest_cli.imaging.decode_options import DEFAULT
 from resnest_cli.inputs.names import Names
-from resnest_cli.inputs.source import Source, is_archive
+from resnest_cli.inputs.source import Source, as_source, is_archive
+from resnest_cli.inputs.stores import url_of
 from resnest_cli.inputs.walk import LeftOut, entries, walk
 from resnest_cli.progress import SILENT, SUMMARY, Progress
 from resnest_cli.text import counted, listed, nfc, printable
@@ -31,9 +32,15 @@ class LabelledImages:
     classes: tuple[str, ...]
     paths: tuple[str, ...]
     targets: tuple[int, ...]
+    # where images lie that are no files, by path
+    stored: Mapping[str, Source] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def source(self, path: str) -> Source:
+        """One of the images, to be read."""
+        return self.stored.get(path) or as_source(path)
 
     def counts(self) -> tuple[int, ...]:
         """The number of images of each class."""
@@ -103,6 +110,8 @@ def read_class_folders(folder: Path) -> LabelledImages:
 
 def check_folder(folder: Path) -> None:
     """Raise `DatasetError` unless a folder exists."""
+    if url := url_of(folder):
+        raise DatasetError(f"'{url}' lies in an object store: copy the images into a local folder")
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
         unpack = "; unpack it" if folder.exists() and is_archive(folder.name) else ""
@@ -263,13 +272,19 @@ def _check_classes(folder: Path, classes: Sequence[str]) -> None:
             "put the images of each class into a folder of its own, such as "
             f"{folder.name or 'DATA'}/cat/1.jpg"
         )
-    if len(classes) > 1 and all(name.casefold() in _SPLIT_FOLDERS for name in classes):
-        raise DatasetError(
-            f"'{folder}' holds the splits of a dataset, not classes: {listed(classes)}\n"
-            f"give one of them, such as '{folder / classes[-1]}', with a folder for each class"
-        )
+    check_no_splits(f"{folder}", classes)
     if len(classes) == 1 and len(_subfolders(folder / classes[0])) > 1:
         raise DatasetError(
             f"'{folder}' has one class folder, {listed(classes)}, with folders in it\n"
             f"if they are the classes, give '{folder / classes[0]}'"
+        )
+
+
+def check_no_splits(data: str, classes: Sequence[str]) -> None:
+    """Raise `DatasetError` if classes are called as the splits of a dataset."""
+    if len(classes) > 1 and all(name.casefold() in _SPLIT_FOLDERS for name in classes):
+        raise DatasetError(
+            f"'{data}' holds the splits of a dataset, not classes: {listed(classes)}\n"
+            f"give one of them, such as '{data.rstrip('/')}/{classes[-1]}', with a folder for each "
+            "class"
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from resnest_cli.datasets.class_folders import LabelledImages, check_folder, image_paths, is_utf8
+from resnest_cli.datasets.labelled_inputs import FoundImages
 from resnest_cli.errors import DatasetError
 from resnest_cli.imaging.image_formats import is_image_name
 from resnest_cli.inputs.lists import wide_encoding
@@ -101,8 +102,10 @@ class _FolderNames:
                     yield Path(*parts[at:]).as_posix()
 
 
-def read_ground_truth(file: Path, folder: Path) -> LabelledImages:
-    """The images of a folder that a list names, with their classes.
+def read_ground_truth(
+    file: Path, folder: Path, found_images: FoundImages | None = None
+) -> LabelledImages:
+    """The images of a folder, or of archives or a store, that a list names, with their classes.
 
     A line of the list is an image's path and its class; further columns are ignored. The path is
     below the folder, or begins with the folder, and its suffix may be missing. Columns are
@@ -114,9 +117,17 @@ def read_ground_truth(file: Path, folder: Path) -> LabelledImages:
     Raises:
         DatasetError: the list cannot be read, or names images that are not in the folder.
     """
-    check_folder(folder)
-    left_out = LeftOut()
-    names = [Path(path).relative_to(folder).as_posix() for path in image_paths(folder, left_out)]
+    left_out, sources = LeftOut(), {}
+    if found_images:
+        paths_of = {inner: path for path, inner in found_images.inner.items()}
+        sources = found_images.sources
+    else:
+        check_folder(folder)
+        paths_of = {
+            Path(path).relative_to(folder).as_posix(): path
+            for path in image_paths(folder, left_out)
+        }
+    names = list(paths_of)
     images = _FolderNames(folder, names)
     table = _table(_text(file), images, file)
     labels = [_label(row, table.label, file) for row in table.rows]
@@ -128,8 +139,8 @@ def read_ground_truth(file: Path, folder: Path) -> LabelledImages:
         log.log(SUMMARY, "%s of '%s' not in '%s'", counted(unlisted, "image"), shown, file)
     if left_out:
         log.log(SUMMARY, "'%s': %s", shown, left_out)
-    paths = tuple(str(folder / name) for name in found)
-    return LabelledImages(tuple(classes), paths, tuple(index[label] for label in labels))
+    paths = tuple(paths_of[name] for name in found)
+    return LabelledImages(tuple(classes), paths, tuple(index[x] for x in labels), sources)
 
 
 def _found(written: list[str], images: _FolderNames, file: Path, folder: Path) -> list[str]:

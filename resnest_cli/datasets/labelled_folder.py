@@ -9,6 +9,7 @@ from pathlib import Path
 
 from resnest_cli.datasets.class_folders import LabelledImages, read_class_folders
 from resnest_cli.datasets.ground_truth import read_ground_truth
+from resnest_cli.datasets.labelled_inputs import FoundImages, is_folder
 from resnest_cli.errors import DatasetError, check_number
 from resnest_cli.inputs.patterns import Selection
 from resnest_cli.text import listed
@@ -18,9 +19,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledFolder:
-    """A folder of labelled images, and which of them to use."""
+    """A folder of labelled images, and which of them to use.
 
-    path: Path
+    It may also be an archive, a glob of archives, or a URL of an object store, as in `Inputs`.
+    """
+
+    path: Path | str
     ground_truth: Path | None = None  # name and class in each line; default: class folders
     include: tuple[str, ...] = ()  # globs: use only images that match one, as in `Inputs`
     exclude: tuple[str, ...] = ()  # globs: leave out images that match one
@@ -35,10 +39,14 @@ class LabelledFolder:
         """
         if self.limit is not None:
             check_number("limit", self.limit, 1)
+        found = None if is_folder(self.path) else FoundImages.read(str(self.path))
+        folder = Path(self.path)
         if self.ground_truth:
-            images = read_ground_truth(self.ground_truth, self.path)
+            images = read_ground_truth(self.ground_truth, folder, found)
+        elif found:
+            images = found.labelled()
         else:
-            images = read_class_folders(self.path)
+            images = read_class_folders(folder)
             used = set(images.used_classes)
             if empty := [name for name in images.classes if name not in used]:
                 log.warning("class folders without images: %s", listed(empty))
@@ -46,7 +54,7 @@ class LabelledFolder:
         chosen = [
             index
             for index, path in enumerate(images.paths)
-            if wanted(os.path.relpath(path, self.path))
+            if wanted(found.inner[path] if found else os.path.relpath(path, folder))
         ]
         if not chosen:
             raise DatasetError("no image is selected by `include` and `exclude`")

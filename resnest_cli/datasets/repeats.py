@@ -36,9 +36,10 @@ class NotedSource(Source):
         return image
 
 
-def noted(paths: Iterable[str], found: Fingerprints) -> list[NotedSource]:
-    """Images whose fingerprints are added to `found` as they are loaded."""
-    return [NotedSource(path, as_source(path).content, found=found) for path in paths]
+def noted(images: Iterable[str | Source], found: Fingerprints) -> list[NotedSource]:
+    """Images, or their paths, whose fingerprints are added to `found` as they are loaded."""
+    sources = map(as_source, images)
+    return [NotedSource(s.name, s.content, s.error, found=found) for s in sources]
 
 
 def repeats(paths: Sequence[str], of: Sequence[str], found: Fingerprints) -> list[tuple[str, str]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,11 +17,12 @@ from resnest_cli.catalog.weights import is_path
 from resnest_cli.datasets.class_folders import LabelledImages, check_output_outside
 from resnest_cli.datasets.class_names import match_images
 from resnest_cli.datasets.labelled_folder import LabelledFolder
-from resnest_cli.datasets.repeats import FINGERPRINTS, Fingerprints, noted, read_fingerprints
+from resnest_cli.datasets.repeats import FINGERPRINTS, Fingerprints, read_fingerprints
 from resnest_cli.engines.api import ModelSpec, RuntimeOptions
-from resnest_cli.errors import DatasetError, ImageError, UsageError, check_number, require_extra
+from resnest_cli.errors import DatasetError, UsageError, check_number, require_extra
 from resnest_cli.evaluation.metrics import measure
-from resnest_cli.evaluation.processes import join_processes, own_runtime
+from resnest_cli.evaluation.on_ray import shares_on_ray
+from resnest_cli.evaluation.processes import Alone, join_processes, own_runtime
 from resnest_cli.evaluation.published import compare_with_published
 from resnest_cli.evaluation.report import (
     FILES,
@@ -31,9 +31,11 @@ from resnest_cli.evaluation.report import (
     check_calibration,
     check_report_folder,
 )
+from resnest_cli.evaluation.shares import Share, Work, prepared, share
 from resnest_cli.files import PLAIN, CSVStyle, check_no_input
 from resnest_cli.imaging.decode_options import DecodeOptions
 from resnest_cli.inference.classifier import Classifier
+from resnest_cli.inputs.stores import is_store_url
 from resnest_cli.progress import SILENT, SUMMARY, Progress
 from resnest_cli.text import counted, printable
 
@@ -56,6 +58,7 @@ def evaluate(
     calibrate: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     csv: CSVStyle = PLAIN,
+    on: str | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Measure a model on labelled images.
@@ -64,8 +67,8 @@ def evaluate(
     writes, and all return the same.
 
     Args:
-        data: a folder of class folders, named after the classes, their WordNet ids or indices;
-            `LabelledFolder` has options.
+        data: a folder of class folders, named after the classes, their WordNet ids or indices; an
+            archive or a URL of an object store; `LabelledFolder` has options.
         model: a model's name, a checkpoint's path, or a classifier, which is used as it was made.
         runtime: on what the model runs.
         decode: how images are read; default: the EXIF orientation as by `applies_exif`.
@@ -76,6 +79,7 @@ def evaluate(
         calibrate: a file for the calibrated checkpoint, see `Evaluation.calibrate`.
         overwrite: replace an earlier report or checkpoint.
         csv: how the report's CSV files are written.
+        on: `ray` or `ray://HOST:PORT`: the workers of a Ray cluster take shares of the images.
         progress: receives a download's progress, and the images'.
 
     Raises:
@@ -84,16 +88,22 @@ def evaluate(
         OutputError: the report or the checkpoint cannot be written.
         ResNeStError: the model cannot be loaded, or the extra `train` is not installed.
     """
-    folder = data if isinstance(data, LabelledFolder) else LabelledFolder(Path(data))
+    folder = data if isinstance(data, LabelledFolder) else LabelledFolder(os.fspath(data))
     report = Path(output) if output else None
     file = Path(calibrate) if calibrate else None
     wanted = _Wanted(folder, skip_unknown, bins, report, mistakes, file, overwrite, csv)
+    if on:
+        work = wanted.prepare(model, runtime, decode, Alone(), progress)
+        shares = shares_on_ray(on, work, progress)
+        return wanted.finish(work, shares, said=False)
     processes = join_processes()
     with processes.reported_by_main():
-        work = _prepared(
+        work = prepared(
             processes, lambda: wanted.prepare(model, runtime, decode, processes, progress)
         )
-        shares = processes.gather(lambda: _share(work, processes, progress))
+        shares = processes.gather(
+            lambda: share(work, processes.rank, processes.world_size, progress)
+        )
         return processes.broadcast_from_main(lambda: wanted.finish(work, shares))
 
 
@@ -125,21 +135,27 @@ class _Wanted(NamedTuple):
         decode: DecodeOptions | None,
         processes: Processes,
         progress: Progress,
-    ) -> _Work:
+    ) -> Work:
         """Raise, before the work, what would be raised after it; else the work."""
         self._check()
+        if decode and decode.offline and is_store_url(str(self.folder.path)):
+            raise UsageError(
+                "the images lie in an object store, and the network is off (`offline`)"
+            )
         images = self.folder.read()
         written = [self.output / name for name in FILES] if self.output else []
         written += [self.calibrate] if self.calibrate else []
         if isinstance(model, str | os.PathLike):
             model = ModelSpec(os.fspath(model))
         of_model = model.files() if isinstance(model, ModelSpec) else []
-        check_no_input(written, [*images.paths, self.folder.ground_truth, *of_model])
+        check_no_input(
+            written, [*images.paths, self.folder.path, self.folder.ground_truth, *of_model]
+        )
         classifier = _classifier(model, runtime, decode, processes, progress)
         if self.calibrate:
             weights = classifier.engine.weights
             check_calibration(weights, self.calibrate, overwrite=self.overwrite)
-        return _Work(
+        return Work(
             classifier, *match_images(images, classifier.labels, skip_unknown=self.skip_unknown)
         )
 
@@ -148,15 +164,18 @@ class _Wanted(NamedTuple):
         check_number("bins", self.bins, 2, 1000)
         if self.output:
             if not self.folder.ground_truth:
-                check_output_outside(self.output, [self.folder.path])
+                check_output_outside(self.output, [Path(self.folder.path)])
             check_report_folder(self.output, overwrite=self.overwrite)
         if self.csv != PLAIN and not self.output:
             name = "bom" if self.csv.bom else "safe"
             raise UsageError(f"`csv_{name}` needs an `output` folder")
 
-    def finish(self, work: _Work, shares: list[_Share]) -> Evaluation:
-        """The evaluation, with all that is wanted of it written."""
-        evaluation = _measured(work, shares, self.bins)
+    def finish(self, work: Work, shares: list[Share], *, said: bool = True) -> Evaluation:
+        """The evaluation, with all that is wanted of it written.
+
+        `said`: the failures of the first share were reported when they were met.
+        """
+        evaluation = _measured(work, shares, self.bins, said=said)
         if self.calibrate:
             evaluation = evaluation.calibrate(self.calibrate, overwrite=self.overwrite)
         if self.output:
@@ -183,82 +202,20 @@ def _classifier(
     return Classifier.from_specs(model, runtime, decode, progress=progress)
 
 
-class _Work(NamedTuple):
-    """What all processes do together."""
-
-    classifier: Classifier
-    images: LabelledImages
-    labels: NDArray[np.int64]  # (N), the indices of the images' classes
-
-    def identity(self) -> tuple[str, ...]:
-        """What must be the same in all of them, in words."""
-        engine = self.classifier.engine
-        listed = "\0".join((*self.images.paths, *map(str, self.labels)))
-        return (
-            f"the weights {engine.weights.sha256[:16]}",
-            f"the engine {engine.name} {engine.precision}",
-            f"{counted(len(self.images), 'image')} ({sha256(listed.encode()).hexdigest()[:16]})",
-        )
-
-
-class _Share(NamedTuple):
-    """What one process has found out about every N-th image."""
-
-    logits: list[NDArray[np.float32] | str]  # (classes), or why there are none, of each image
-    found: Fingerprints
-
-
-def _prepared(processes: Processes, prepare: Callable[[], _Work]) -> _Work:
-    """The work, if it can be done, and is the same in all processes."""
-    made: list[_Work] = []
-
-    def identity() -> tuple[str, ...]:
-        made.append(prepare())
-        return made[0].identity() if processes.world_size > 1 else ()
-
-    identities = processes.gather(identity)
-
-    def compare() -> None:
-        for rank, other in enumerate(identities):
-            for a, b in zip(identities[0], other, strict=True):
-                if a != b:
-                    raise DatasetError(f"process 0 has {a}, but process {rank} has {b}")
-
-    processes.broadcast_from_main(compare)
-    return made[0]
-
-
-def _share(work: _Work, processes: Processes, progress: Progress) -> _Share:
-    """Every N-th image through the network, from this process's rank on."""
-    found: Fingerprints = {}
-    sources = noted(work.images.paths[processes.rank :: processes.world_size], found)
-    outputs: list[NDArray[np.float32] | str] = []
-    progress.start("evaluating")
-    progress.total(len(sources))
-    try:
-        for source, logits in work.classifier.logits(sources):
-            if isinstance(logits, ImageError):
-                log.warning("'%s': %s", printable(source.name), logits)
-            outputs.append(str(logits) if isinstance(logits, ImageError) else logits)
-            progress.advance()
-    finally:
-        progress.finish()
-    return _Share(outputs, found)
-
-
-def _measured(work: _Work, shares: list[_Share], bins: int) -> Evaluation:
+def _measured(work: Work, shares: list[Share], bins: int, *, said: bool) -> Evaluation:
     """The evaluation of what all processes have found out, in the order of the images."""
     classifier, images, labels = work
     found = {path: mark for share in shares for path, mark in share.found.items()}
     outputs = [shares[i % len(shares)].logits[i // len(shares)] for i in range(len(images))]
     failed = {index: reason for index, reason in enumerate(outputs) if isinstance(reason, str)}
     for index in failed:
-        if index % len(shares):  # else said when it was met
+        if index % len(shares) or not said:
             log.warning("'%s': %s", printable(images.paths[index]), failed[index])
     logits = _stacked(outputs)
-    _warn_of_repeats(images, found, classifier.engine.weights.path.parent)
     read = [index for index in range(len(images)) if index not in failed]
     labels = labels[read]
+    right = dict(zip((images.paths[i] for i in read), logits.argmax(1) == labels, strict=True))
+    _warn_of_repeats(images, found, right, classifier.engine.weights.path.parent)
     metrics = measure(logits, labels, bins=bins)
     orientation = "" if classifier.decode.exif else " · EXIF orientation ignored"
     config = replace(
@@ -275,6 +232,7 @@ def _measured(work: _Work, shares: list[_Share], bins: int) -> Evaluation:
         failed=[(images.paths[index], reason) for index, reason in failed.items()],
         agreement=compare_with_published(config, metrics),
         decode=classifier.decode,
+        stored=images.stored,
     )
 
 
@@ -291,16 +249,23 @@ def _stacked(outputs: list[NDArray[np.float32] | str]) -> NDArray[np.float32]:
     return stacked
 
 
-def _warn_of_repeats(images: LabelledImages, found: Fingerprints, run: Path) -> None:
-    """Warn of images that occur twice, or in the training set of the model, where its run is."""
+def _warn_of_repeats(
+    images: LabelledImages, found: Fingerprints, right: Mapping[str, bool], run: Path
+) -> None:
+    """Warn of images that occur twice, or in the training set of the model, where its run is.
+
+    `right` says of each path whether its class was predicted.
+    """
     count = counted(len(found), "image")
     trained = read_fingerprints(run / FINGERPRINTS)
+    new = [ok for path, ok in right.items() if found.get(path) not in trained]
     known = sum(fingerprint in trained for fingerprint in found.values())
     if known:
+        without = f": top-1 is {np.mean(new):.2%} without them" if new else ""
         log.warning(
-            "%d of %s are in the training set of the model, by their pixels\n"
+            "%d of %s are in the training set of the model, by their pixels%s\n"
             "the accuracy is higher than on new images; evaluate images that were held out",
-            known, count,
+            known, count, without,
         )  # fmt: skip
     classes: dict[bytes, set[int]] = {}
     for path, target in zip(images.paths, images.targets, strict=True):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from resnest_cli.files import (
 )
 from resnest_cli.hashing import sha256_of
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
-from resnest_cli.inputs.source import as_source
+from resnest_cli.inputs.source import Source, as_source
 from resnest_cli.outputs import charts
 from resnest_cli.progress import SUMMARY
 from resnest_cli.text import counted, listed, printable
@@ -81,6 +81,7 @@ class Evaluation:
     agreement: Agreement | None = None  # with the published top-1
     temperature: FittedTemperature | None = None
     decode: DecodeOptions = DEFAULT
+    stored: Mapping[str, Source] = field(default_factory=dict)  # images that are no files, by path
 
     @property
     def class_names(self) -> Labels:
@@ -276,7 +277,8 @@ class Evaluation:
             return [self.paths[i], *classes, f"{confidence[i]:.6g}", int(ranks[i]) + 1]
 
         def on_sheet(i: int) -> charts.Tile:
-            load = partial(as_source(self.paths[i]).load, self.decode)
+            path = self.paths[i]
+            load = partial((self.stored.get(path) or as_source(path)).load, self.decode)
             guess = f"{printable(names[predicted[i]])} {confidence[i]:.0%}"
             return load, printable(names[self.labels[i]]), guess
 

@@ -84,6 +84,7 @@ def test_validation_images_that_are_trained_on_are_counted_and_listed(sets, run)
         measured = run("evaluate", f"data/{folder}", "-m", checked["model"])
         assert measured.returncode == 0, measured.stderr
         assert words in measured.stderr
+        assert ("without them" in measured.stderr) == (folder == "val")  # none is left of train
     for target in "ab":
         (sets / "data" / "val" / target / "1.bmp").unlink()
     again = run(*train, "--overwrite")

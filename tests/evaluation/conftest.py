@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.inputs.conftest import served, store  # noqa: F401
 
 CLASSES = {"aeroplane": "airplane", "boat": "ship", "car": "automobile"}
 
