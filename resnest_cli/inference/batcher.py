@@ -30,8 +30,8 @@ class Batcher:
         engine: what computes.
         batch_size: images in a full batch.
         outputs: which of the engine's outputs are wanted.
-        eager: compute an incomplete batch as soon as the engine is free, for low latency; else only
-            after `flush`, as it takes as long as a full one where engines pad.
+        eager: compute an incomplete batch as soon as the engine is idle, for low latency; else only
+            after `flush` too, as it takes as long as a full one where engines pad.
         on_batch: told how many images each batch has, padding left out, in the batch's thread.
     """
 
@@ -48,9 +48,9 @@ class Batcher:
         self._batch_size = batch_size
         self._outputs = tuple(outputs)
         self._pad_to = engine.pad_to or batch_size
-        # without a flush; an engine that does not pad still gets no lone image out of several, for
-        # which it may be prepared otherwise
-        self._least = 1 if eager else 2 if self._pad_to == 1 else batch_size
+        # while others are computed; an engine that does not pad still gets no lone image out of
+        # several, for which it may be prepared otherwise
+        self._least, self._eager = 2 if self._pad_to == 1 else batch_size, eager
         self._waiting: deque[tuple[NDArray[np.uint8], Future[Outputs]]] = deque()
         self._flushed = 0  # how many of those may be computed in an incomplete batch
         self._running = 0
@@ -120,7 +120,9 @@ class Batcher:
         waiting = len(self._waiting)
         if waiting >= min(self._least, self._batch_size):
             return min(waiting, self._batch_size)
-        return self._flushed if not self._running else 0
+        if self._running:
+            return 0
+        return waiting if self._eager else self._flushed
 
     def _compute(self, batch: list[tuple[NDArray[np.uint8], Future[Outputs]]]) -> None:
         pixels = [image for image, _ in batch]

@@ -17,13 +17,14 @@ import numpy as np
 from resnest_cli import settings
 from resnest_cli.catalog.labels import numbered, read_labels
 from resnest_cli.catalog.weights import is_graph, resolve
-from resnest_cli.engines.api import LOGITS, Accept, Engine, ModelSpec, RuntimeOptions
+from resnest_cli.engines.api import FEATURES, LOGITS, Accept, Engine, ModelSpec, RuntimeOptions
 from resnest_cli.engines.select import open_engine, resolve_engine
 from resnest_cli.errors import ImageError, UsageError, check_number
 from resnest_cli.hardware import processors
 from resnest_cli.imaging.decode_options import DEFAULT, MAX_PIXELS, DecodeOptions
 from resnest_cli.imaging.preprocessing import HUB_CROP, check_sizes
 from resnest_cli.inference.batcher import Batcher
+from resnest_cli.inputs.ahead import FetchAhead
 from resnest_cli.inputs.source import Source, as_source, as_sources
 from resnest_cli.progress import SILENT, Progress
 from resnest_cli.results import Prediction, Result
@@ -202,6 +203,18 @@ class Classifier:
             for source, outputs in self.outputs(images, (LOGITS,))
         )
 
+    def features(
+        self, images: Iterable[ImageLike | Source]
+    ) -> Iterator[tuple[Source, NDArray[np.float32] | ImageError]]:
+        """As `stream`, but each image's features (channels): the pooled input of the last layer."""
+        for source, outputs in self.outputs(images, (FEATURES,)):
+            if isinstance(outputs, ImageError):
+                yield source, outputs
+            elif np.isfinite(outputs[0]).all():
+                yield source, outputs[0]
+            else:
+                yield source, ImageError("the network's output is not a number")
+
     def outputs(
         self, images: Iterable[ImageLike | Source], names: tuple[str, ...]
     ) -> Iterator[tuple[Source, list[NDArray[np.float32]] | ImageError]]:
@@ -216,13 +229,15 @@ class Classifier:
     ) -> Iterator[tuple[Source, list[NDArray[np.float32]] | ImageError]]:
         batcher = Batcher(self.engine, self.batch_size, outputs=names)
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        fetch = FetchAhead()
         ahead = self.batch_size * (self.engine.max_in_flight + 1) + self.workers
         pending: deque[Pending] = deque()
         try:
             while True:
                 batcher.check_process()
                 for source in islice(sources, ahead - len(pending)):
-                    load = pool.submit(lambda s: batcher.submit(self.load(s)), source)
+                    begun = source if self.decode.offline else fetch.begin(source)
+                    load = pool.submit(lambda s: batcher.submit(self.load(s)), begun)
                     pending.append((source, load))
                 if not pending:
                     return
@@ -230,6 +245,7 @@ class Classifier:
                 yield source, _outcome(loaded, pending, batcher)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            fetch.close()
             batcher.close()
 
     def describe(self) -> str:

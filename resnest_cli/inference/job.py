@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from resnest_cli.imaging.image_formats import is_image_name
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inputs.discover import Inputs, walk_ahead
 from resnest_cli.inputs.source import Source
+from resnest_cli.inputs.stores import is_store_url, url_of
 from resnest_cli.inputs.walk import LeftOut
 from resnest_cli.outputs.formats import format_of
 from resnest_cli.outputs.run_info import RunInfo
+from resnest_cli.outputs.schema import Item
 from resnest_cli.outputs.sink import Output, check_target, files_of, open_output, started
 from resnest_cli.progress import SILENT, Progress
 from resnest_cli.results import Result
@@ -49,6 +51,20 @@ class PredictionSummary:
     def rate(self) -> float:
         """Images a second of this run."""
         return (self.done - self.resumed) / max(self.seconds, 1e-9)
+
+    def __str__(self) -> str:
+        """One line for people."""
+        now = self.done - self.resumed
+        text = f"{counted(now, 'image')} in {self.seconds:.1f} s ({self.rate:.1f}/s)"
+        if self.resumed:
+            text += f", {self.done:,} with the earlier run's"
+        if self.failed:
+            text += f"; {self.failed:,} failed: their rows say why"
+        if self.passing:
+            text += f", and {self.passing:,} of them may succeed at another time"
+        if self.left_out:
+            text += f"; {self.left_out}"
+        return text
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,9 @@ class PredictionJob:
                 object.__setattr__(self, name, value)
             if not isinstance(value, wanted) and not (name == "output" and value is None):
                 raise UsageError(f"`{name}` must be a {wanted.__name__}, not {value!r}")
+        in_stores = [*filter(is_store_url, self.inputs.named), self.output and url_of(self.output)]
+        if self.decode.offline and any(in_stores):
+            raise UsageError("an object store is named, and the network is off (`offline`)")
 
     def run(self, progress: Progress = SILENT) -> PredictionSummary:
         """Classify every input that has no row yet.
@@ -107,13 +126,21 @@ class PredictionJob:
             resume=self.resume,
             csv=self.csv,
         ) as rows:
-            return replace(self._write(classifier, sources, rows, progress), left_out=left_out)
+
+            def make(left: Iterator[Source]) -> Iterator[tuple[Result, bool]]:
+                results = self._results(classifier, left)
+                return ((result, result.error is not None) for result in results)
+
+            summary = write_rows(rows, make, sources, progress, "classifying")
+            return replace(summary, left_out=left_out)
 
     def _checked_format(self) -> str:
         """The format of the rows, once it is known that the output can take them."""
         fmt = self.format or (format_of(self.output) if self.output else "table")
         if self.resume and self.overwrite:
             raise UsageError("`resume` and `overwrite` cannot be used together")
+        if self.output and url_of(self.output):
+            raise UsageError("`output` in an object store is a folder: end it with a slash")
         if self.output is None and (self.resume or self.overwrite):
             raise UsageError(f"`{'resume' if self.resume else 'overwrite'}` needs an `output` file")
         if self.csv != PLAIN and fmt not in ("csv", "tsv"):
@@ -137,44 +164,20 @@ class PredictionJob:
     def _sources(self, left_out: LeftOut) -> Iterator[Source]:
         """The inputs, of which none will be overwritten.
 
-        To know that, they are first listed, unless all are folders, which give images alone.
+        To know that, they are first listed, unless all are folders, which give images alone, or
+        in stores.
         """
         sources = self.inputs.sources(left_out)
         written = files_of(self.output) if self.output else []
         check_no_input(written, [*self.inputs.named, self.inputs.files_from, *self.model.files()])
-        folders = not self.inputs.files_from and all(map(os.path.isdir, self.inputs.named))
+        named = (name for name in self.inputs.named if not is_store_url(name))
+        folders = not self.inputs.files_from and all(map(os.path.isdir, named))
         at_risk = (p for p in written if not folders or is_image_name(p.name))
         if self.overwrite and any(path.is_file() for path in at_risk):
             all_sources = list(sources)
             check_no_input(written, filter(None, (s.file for s in all_sources)))
             return iter(all_sources)
         return sources
-
-    def _write(
-        self,
-        classifier: Classifier,
-        sources: Iterator[Source],
-        rows: Output[Result],
-        progress: Progress,
-    ) -> PredictionSummary:
-        done, failed, start = rows.finished, rows.failed, time.monotonic()
-        progress.start("classifying", done)
-        if progress.wants_total:
-            sources = walk_ahead(sources, progress.total)
-        try:
-            for result in self._results(classifier, rows.remaining(sources)):
-                rows.write(result)
-                done += 1
-                failed += result.error is not None
-                progress.advance()
-            rows.finish()
-        except KeyboardInterrupt:
-            kept = "; they are saved, `resume` continues" if rows.resumable else ""
-            log.warning("interrupted after %s%s", counted(done, "image"), kept)
-            raise
-        finally:
-            progress.finish()
-        return PredictionSummary(done, failed, rows.finished, time.monotonic() - start)
 
     def _results(self, classifier: Classifier, sources: Iterator[Source]) -> Iterator[Result]:
         if not self.inputs.is_one_image:
@@ -185,6 +188,45 @@ class PredictionJob:
                 yield classifier(source)
             except ImageError as error:
                 yield Result(source.name, error=str(error))
+
+
+def write_rows(
+    rows: Output[Item],
+    make: Callable[[Iterator[Source]], Iterator[tuple[Item, bool]]],
+    sources: Iterator[Source],
+    progress: Progress,
+    task: str,
+) -> PredictionSummary:
+    """Write the rows of the sources that have none yet.
+
+    Args:
+        rows: where they go.
+        make: sources to rows, each with whether it is a failure.
+        sources: all of them, in order.
+        progress: receives each row.
+        task: the name that it shows.
+
+    Raises:
+        OutputError: a row cannot be written.
+    """
+    done, failed, start = rows.finished, rows.failed, time.monotonic()
+    progress.start(task, done)
+    if progress.wants_total:
+        sources = walk_ahead(sources, progress.total)
+    try:
+        for row, has_failed in make(rows.remaining(sources)):
+            rows.write(row)
+            done += 1
+            failed += has_failed
+            progress.advance()
+        rows.finish()
+    except KeyboardInterrupt:
+        kept = "; they are saved, `resume` continues" if rows.resumable else ""
+        log.warning("interrupted after %s%s", counted(done, "image"), kept)
+        raise
+    finally:
+        progress.finish()
+    return PredictionSummary(done, failed, rows.finished, time.monotonic() - start)
 
 
 def run_info(classifier: Classifier, *, csv_safe: bool = False) -> RunInfo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ class RunInfo:
     device: str  # as it was named, such as cuda:1
     tool: str = f"resnest {__version__}"
     started: str = field(default_factory=_now)  # UTC, ISO 8601
+    finished: str | None = None  # the same; empty while rows may follow, None where it is not kept
+
+    def ended(self) -> RunInfo:
+        """The same of a run that ends now."""
+        return replace(self, finished=_now())
 
     def write(self, output: Path) -> None:
         """Write the record of an output."""
@@ -34,7 +39,8 @@ class RunInfo:
 
     def encoded(self) -> bytes:
         """The stored form of the record, JSON."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
+        values = {key: value for key, value in asdict(self).items() if value is not None}
+        return json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
     def read(cls, output: Path) -> RunInfo:

@@ -41,6 +41,24 @@ class Schema(Protocol[Item]):
         """The row that has these cells, by the columns' names."""
 
 
+class PathSchema:
+    """Rows that are records already: a path, an error, and in JSON whatever else they hold."""
+
+    columns: Sequence[Column] = (Column("path", TEXT, False), Column("error", TEXT))
+
+    def record(self, item: Record) -> Record:
+        """A row is its own record."""
+        return item
+
+    def flat(self, record: Record) -> list[Any]:
+        """What all rows have."""
+        return [record["path"], record["error"]]
+
+    def nested(self, cells: Mapping[str, Any]) -> Record:
+        """The row that has these cells."""
+        return dict(cells)
+
+
 class PredictionSchema:
     """Rows of predictions: a path, `top_k` ranks, an error."""
 

@@ -14,6 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Generic, Protocol
 
@@ -70,12 +71,12 @@ def _check_beside(path: Path, *, overwrite: bool) -> None:
 
 def started(path: Path) -> list[Path]:
     """The files of an output that hold rows already."""
-    return [file for file in (path, _journal(path)) if _has_content(file)]
+    return [file for file in (path, journal_path(path)) if _has_content(file)]
 
 
 def files_of(path: Path) -> list[Path]:
     """The files that an output consists of, at most."""
-    return [path, record_path(path), _journal(path)]
+    return [path, record_path(path), journal_path(path)]
 
 
 class Writer(Protocol[Item]):
@@ -123,6 +124,7 @@ class FileOutput(Output[Item]):
         info: what gave the rows; kept beside the file and compared by a resume.
         resume: continue what the file holds.
         csv: how CSV and TSV are written.
+        rows: the file of rows, if they are kept beside what the record is of.
 
     Raises:
         OutputError: the file cannot be written, or is no earlier part of this run.
@@ -132,10 +134,10 @@ class FileOutput(Output[Item]):
 
     def __init__(
         self, path: Path, *, fmt: str, schema: Schema[Item], info: RunInfo, resume: bool,
-        csv: CSVStyle = PLAIN,
+        csv: CSVStyle = PLAIN, rows: Path | None = None,
     ) -> None:  # fmt: skip
         self._path, self._fmt, self._schema, self._csv = path, fmt, schema, csv
-        self._rows_path = _journal(path) if fmt == "parquet" else path
+        self._rows_path = journal_path(path) if fmt == "parquet" else rows or path
         self._done: Counter[str] = Counter()  # rows that each path has already
         with os_errors(f"'{path}'"):
             self._file = self._resumed(info) if resume else self._fresh(info)
@@ -161,6 +163,7 @@ class FileOutput(Output[Item]):
                 with atomic_write(self._path) as beside, self._rows_path.open("rb") as journal:
                     write_parquet(journal, beside, self._schema)
                 self._rows_path.unlink()
+            self._info.ended().write(self._path)
 
     def close(self) -> None:
         """Let go of the file; what was written stays."""
@@ -171,14 +174,16 @@ class FileOutput(Output[Item]):
         file = self._locked()
         file.truncate(0)  # before the record says other settings
         file.seek(0)
-        info.write(self._path)
+        self._info = replace(info, finished="")
+        self._info.write(self._path)
         return file
 
     def _resumed(self, info: RunInfo) -> IO[bytes]:
-        from_parquet = self._rows_path != self._path and not self._rows_path.exists()
+        from_parquet = self._fmt == "parquet" and not self._rows_path.exists()
         if not _has_content(self._path if from_parquet else self._rows_path):
             return self._fresh(info)
-        info.check_resumes(RunInfo.read(self._path))
+        self._info = replace(RunInfo.read(self._path), finished="")
+        info.check_resumes(self._info)
         if from_parquet:
             with (
                 _resuming(self._path),
@@ -192,6 +197,7 @@ class FileOutput(Output[Item]):
                 end = self._read_rows(file)
             file.truncate(end)
             file.seek(end)
+            self._info.write(self._path)
         except BaseException:
             file.close()
             raise
@@ -285,7 +291,8 @@ def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _journal(path: Path) -> Path:
+def journal_path(path: Path) -> Path:
+    """Where an output that is made at the end of a run is collected: FILE.journal."""
     return path.with_name(path.name + ".journal")
 
 

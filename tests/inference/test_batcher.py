@@ -41,24 +41,48 @@ def test_outputs_do_not_depend_on_the_batch():
     assert np.array_equal(first, last)
 
 
-def test_an_eager_batcher_waits_for_nobody_and_collects_while_it_computes():
-    started, release = Event(), Event()
+class Slow(FakeEngine):
+    """Computes when it is released, and says that it has begun."""
 
-    class Slow(FakeEngine):
-        def run(self, images, outputs=(LOGITS,)):
-            started.set()
-            assert release.wait(5)
-            return super().run(images, outputs)
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.started, self.release = Event(), Event()
 
-    engine = Slow(pad_to=1)
+    def run(self, images, outputs=(LOGITS,)):
+        self.started.set()
+        assert self.release.wait(5)
+        return super().run(images, outputs)
+
+
+@pytest.mark.parametrize(("pad_to", "batches"), [(1, [1, 4, 1]), (None, [4, 4, 4])])
+def test_an_eager_batcher_waits_for_nobody_and_collects_while_it_computes(pad_to, batches):
+    engine = Slow(pad_to=pad_to)
     batcher = Batcher(engine, 4, eager=True)
     first = batcher.submit(pixels(0))
-    assert started.wait(5)
+    assert engine.started.wait(5)
     rest = [batcher.submit(pixels(seed)) for seed in range(1, 6)]
-    release.set()
+    engine.release.set()
     for future in [first, *rest]:
         future.result(5)
-    assert engine.batches == [1, 4, 1]
+    assert engine.batches == batches
+
+
+@pytest.mark.parametrize(("pad_to", "least"), [(1, 2), (None, 4)])
+def test_an_eager_batcher_gives_a_busy_engine_no_batch_that_wastes_it(pad_to, least):
+    engine = Slow(pad_to=pad_to)
+    engine.max_in_flight = 2
+    batcher, begun = Batcher(engine, 4, eager=True), []
+    batcher._on_batch = begun.append
+    futures = [batcher.submit(pixels(0))]
+    assert engine.started.wait(5)
+    futures += [batcher.submit(pixels(seed)) for seed in range(1, least)]
+    assert batcher._running == 1
+    futures.append(batcher.submit(pixels(least)))
+    assert batcher._running == 2
+    engine.release.set()
+    for future in futures:
+        future.result(5)
+    assert begun == [1, least]
 
 
 def test_an_engine_that_does_not_pad_gets_no_lone_image_out_of_several():
