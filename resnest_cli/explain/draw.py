@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 LARGEST_SIDE = 1600  # pixels: larger images are drawn at this size
-_FOR, _AGAINST = np.array([214.0, 30, 30]), np.array([30.0, 80, 230])
+FOR, AGAINST = np.array([214.0, 30, 30]), np.array([30.0, 80, 230])
 _STRONGEST = 0.75  # how much of the colour covers the image at the end of the scale
 _UNSEEN = 0.35  # the brightness of what the network did not see
 _TEXT, _BAR = 18, 200  # pixels
@@ -33,7 +33,7 @@ def drawn(image: Image.Image, values: NDArray[np.float32], box: Box, scale: floa
     strength = np.clip(_between(values, y, x) / scale, -1, 1)[..., None]
     grey = np.asarray(image.convert("L").convert("RGB"), np.float64)
     cover = np.abs(strength) * _STRONGEST
-    made = grey * (1 - cover) + np.where(strength > 0, _FOR, _AGAINST) * cover
+    made = grey * (1 - cover) + np.where(strength > 0, FOR, AGAINST) * cover
     within = ((x > -0.5) & (x < columns - 0.5))[None] & ((y > -0.5) & (y < rows - 0.5))[:, None]
     made[~within] = grey[~within] * _UNSEEN
     framed = Image.fromarray(made.round().astype(np.uint8))
@@ -51,15 +51,19 @@ def with_legend(image: Image.Image, lines: list[str], scale: float) -> Image.Ima
     draw = ImageDraw.Draw(made)
     top = image.height + 4
     for line in lines:
-        # letters that Pillow's own font may lack
-        draw.text((6, top), line.encode("latin-1", "replace").decode("latin-1"), "black", font)
+        draw.text((6, top), latin(line), "black", font)
         top += _TEXT
     ramp = np.broadcast_to(np.linspace(-1, 1, _BAR), (_TEXT - 6, _BAR))[..., None]
-    colours = np.where(ramp > 0, _FOR, _AGAINST) * np.abs(ramp) + 255 * (1 - np.abs(ramp))
+    colours = np.where(ramp > 0, FOR, AGAINST) * np.abs(ramp) + 255 * (1 - np.abs(ramp))
     made.paste(Image.fromarray(colours.round().astype(np.uint8)), (70, top + 3))
     draw.text((6, top), f"-{scale:g}", "black", font)
     draw.text((76 + _BAR, top), f"+{scale:g} logits in a cell", "black", font)
     return made
+
+
+def latin(text: str) -> str:
+    """A text without letters that Pillow's own font may lack."""
+    return text.encode("latin-1", "replace").decode("latin-1")
 
 
 def reduced(image: Image.Image) -> Image.Image:

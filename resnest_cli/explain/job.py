@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -27,37 +25,19 @@ from resnest_cli.files import atomic_write, writable_folder
 from resnest_cli.imaging.decode import image_errors
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
 from resnest_cli.inference.classifier import Classifier, softmax
-from resnest_cli.inference.job import PredictionSummary, run_info
-from resnest_cli.inputs.discover import Inputs, walk_ahead
+from resnest_cli.inference.job import PredictionSummary, run_info, write_rows
+from resnest_cli.inputs.discover import Inputs
 from resnest_cli.inputs.source import Source
 from resnest_cli.inputs.walk import LeftOut
-from resnest_cli.outputs.schema import TEXT, Column, Record
+from resnest_cli.outputs.schema import PathSchema, Record
 from resnest_cli.outputs.sink import FileOutput, check_target
 from resnest_cli.progress import SILENT, Progress
-from resnest_cli.text import counted
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from resnest_cli.explain.inside import Inside
 
 ROWS, MAPS_FOLDER = "explain.jsonl", "maps"
 _FOR_SCALE = 16  # images whose maps decide the colour scale
-
-
-class Rows:
-    """One row an image, nested; of `FileOutput`, JSON Lines only."""
-
-    columns: Sequence[Column] = (Column("path", TEXT, False), Column("error", TEXT))
-
-    def record(self, item: Record) -> Record:
-        """A row is its own record."""
-        return item
-
-    def flat(self, record: Record) -> list[Any]:
-        """What all rows have."""
-        return [record["path"], record["error"]]
-
-    def nested(self, cells: Any) -> Record:
-        """The row that has these cells."""
-        return dict(cells)
 
 
 @dataclass(frozen=True)
@@ -88,6 +68,8 @@ class ExplainJob:
     decode: DecodeOptions = DEFAULT
     images: bool = True  # draw each map on its image
     check: bool = False  # hide what a map marks, and as much at random
+    detail: bool = False  # finer maps, by gradients
+    attention: bool = False  # the split attention of each block, and its effect
     scale: float | None = None  # logits, of the strongest colour; None: by the first images
     resume: bool = False  # keep the rows of an interrupted run, and do the others
     overwrite: bool = False  # replace the rows and maps of an earlier run
@@ -102,43 +84,44 @@ class ExplainJob:
         """
         self._check()
         left_out = LeftOut()
-        sources = self.inputs.sources(left_out)
+        found = self.inputs.sources(left_out)
+        sources: Iterator[Source] = filter(self._is_input, found)
         runtime = replace(self.runtime, hint="throughput")
+        if self.looks_inside:
+            runtime = replace(runtime, engine="torch")
         classifier = Classifier.from_specs(self.model, runtime, self.decode, progress=progress)
         run = _Run(self, classifier)
         writable_folder(self.output / MAPS_FOLDER)
         info = run_info(classifier)
         asked = {
             "classes": [*self.classes], "why_not": self.why_not, "check": self.check,
-            "images": self.images, "scale": self.scale,
+            "images": self.images, "scale": self.scale, "detail": self.detail,
+            "attention": self.attention,
         }  # fmt: skip
         info = replace(info, settings={**info.settings, **asked})
         path = self.output / ROWS
         file: FileOutput[Record] = FileOutput(
-            path, fmt="jsonl", schema=Rows(), info=info, resume=self.resume
+            path, fmt="jsonl", schema=PathSchema(), info=info, resume=self.resume
         )
         with closing(file) as rows:
-            done, failed, start = rows.finished, rows.failed, time.monotonic()
-            progress.start("explaining", done)
-            if progress.wants_total:
-                sources = walk_ahead(sources, progress.total)
-            try:
-                for row in run.rows(rows.remaining(sources), done, _earlier_scale(path, done)):
-                    rows.write(row)
-                    done += 1
-                    failed += row["error"] is not None
-                    progress.advance()
-                rows.finish()
-            except KeyboardInterrupt:
-                count = counted(done, "image")
-                log.warning("interrupted after %s; they are saved, `resume` continues", count)
-                raise
-            finally:
-                progress.finish()
-            seconds = time.monotonic() - start
-            return PredictionSummary(done, failed, rows.finished, seconds, left_out)
+            scale = _earlier_scale(path, rows.finished)
+
+            def make(left: Iterator[Source]) -> Iterator[tuple[Record, bool]]:
+                made = run.rows(left, rows.finished, scale)
+                return ((row, row["error"] is not None) for row in made)
+
+            summary = write_rows(rows, make, sources, progress, "explaining")
+            return replace(summary, left_out=left_out)
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether it takes more of the network than an engine gives."""
+        return self.detail or self.attention
 
     def _check(self) -> None:
+        if self.looks_inside and self.runtime.engine not in ("auto", "torch"):
+            option = "detail" if self.detail else "attention"
+            raise UsageError(f"`{option}` needs `engine=torch`, not {self.runtime.engine}")
         if self.resume and self.overwrite:
             raise UsageError("`resume` and `overwrite` cannot be used together")
         if self.scale is not None:
@@ -159,6 +142,16 @@ class ExplainJob:
             path = self.output / ROWS
             check_target(path, fmt="jsonl", resume=self.resume, overwrite=self.overwrite)
 
+    def _is_input(self, source: Source) -> bool:
+        """Whether a source is not one of this job's own drawings, in a folder that is walked."""
+        folder = source.file.parent if source.file else None
+        found = (
+            folder is not None
+            and folder.name == MAPS_FOLDER
+            and folder.resolve() == (self.output / MAPS_FOLDER).resolve()
+        )
+        return not found or bool(self.inputs.files_from) or source.name in self.inputs.named
+
 
 class _Run:
     """The rows of one run."""
@@ -171,6 +164,11 @@ class _Run:
         if self._against in self._classes:
             raise UsageError(f"`class` and `why_not` are both '{labels.names[self._against or 0]}'")
         self._layer = LastLayer.of(classifier.engine.weights, classifier.config.num_classes)
+        self._inside: Inside | None = None
+        if job.looks_inside:
+            from resnest_cli.explain.inside import Inside
+
+            self._inside = Inside(classifier)
 
     def rows(self, sources: Iterator[Source], first: int, scale: float | None) -> Iterator[Record]:
         """A row for each source; files are written before it. `first` is the first one's number."""
@@ -204,6 +202,9 @@ class _Run:
             best = [int(i) for i in np.argsort(-logits, kind="stable") if i != self._against][:1]
             wanted = self._classes or best
             each = [explain_class(maps, logits, self._layer, i, self._against) for i in wanted]
+            if self._inside and self._job.detail:
+                details = self._inside.detail(source.notes["pixels"], each)
+                each = [replace(e, detail=d) for e, d in zip(each, details, strict=True)]
             yield source, each, logits
 
     def _written(
@@ -217,7 +218,11 @@ class _Run:
         probabilities, classes = softmax(logits), []
         views = self._views(source)
         frame = _scaled(box, size, views["image"].size) if self._job.images else box
-        _write_maps(self._job.output / f"{name}.npz", maps, names, against, box, size)
+        shown: Record = {}  # the split attention
+        weights: dict[str, Any] = {}
+        if self._inside and self._job.attention:
+            shown, weights = self._attention(views["pixels"], maps, name)
+        _write_maps(self._job.output / f"{name}.npz", maps, names, against, box, size, weights)
         for position, e in enumerate(maps):
             row: Record = {
                 "index": e.index, "label": names[e.index], "against": against,
@@ -232,38 +237,59 @@ class _Run:
             classes.append(row)
         return {
             "path": source.name, "classes": classes, "box": [round(x, 2) for x in box],
-            "size": [*size], "maps": f"{name}.npz", "scale": scale, "error": None,
+            "size": [*size], "maps": f"{name}.npz", "scale": scale, **shown, "error": None,
         }  # fmt: skip
 
-    def _note(self, source: Viewed, image: Image.Image) -> None:
-        """Note an image's size; and what is drawn and hidden, if it can't be read again."""
-        source.notes["size"] = image.size
-        if not isinstance(source.content, Path):
-            self._keep(source.notes, image)
+    def _attention(
+        self, pixels: Any, maps: list[Explained], name: str
+    ) -> tuple[Record, dict[str, Any]]:
+        """What a row holds of the split attention, and the weights; its chart is written."""
+        from resnest_cli.explain.attention_chart import attention_chart
 
-    def _keep(self, notes: dict[str, Any], image: Image.Image) -> None:
+        assert self._inside
+        logits, blocks = self._inside.attention(pixels)
+        rows: list[dict[str, Any]] = [
+            {
+                "block": b.block, "weights": [float(w) for w in b.weights.mean(1)],
+                "entropy": b.entropy, "effect": [e.of(logits) - e.of(b.neutral) for e in maps],
+                "probability": [float(softmax(b.neutral)[e.index]) for e in maps],
+            }
+            for b in blocks
+        ]  # fmt: skip
+        image = None
         if self._job.images:
-            notes["image"] = reduced(image)
-        if self._job.check:
-            notes["pixels"] = self._classifier.preprocessing.pixels(image)
+            image = f"{name}.attention.png"
+            titles = [self._classifier.labels.names[e.index] for e in maps]
+            with atomic_write(self._job.output / image) as beside:
+                attention_chart(rows, [b.weights for b in blocks], titles).save(beside, "PNG")
+        weights = {f"attention.{b.block}": b.weights for b in blocks}
+        return {"attention": rows, "attention_image": image}, weights
+
+    def _note(self, source: Viewed, image: Image.Image) -> None:
+        """Note an image's size, what the network sees, and what can't be read again."""
+        source.notes["size"] = image.size
+        if self._job.check or self._job.looks_inside:
+            source.notes["pixels"] = self._classifier.preprocessing.pixels(image)
+        if self._job.images and not isinstance(source.content, Path):
+            source.notes["image"] = reduced(image)
 
     def _views(self, source: Viewed) -> dict[str, Any]:
         """What is drawn and hidden."""
         kept = source.notes
-        if isinstance(source.content, Path) and (self._job.images or self._job.check):
+        if self._job.images and isinstance(source.content, Path):
             with image_errors():
                 image = replace(source, note=None).load(self._classifier.decode)
                 if image.size != kept["size"]:
                     raise ImageError("the file changed while it was explained")
-                self._keep(kept, image)
+                kept["image"] = reduced(image)
         return kept
 
 
 def _write_maps(
     path: Path, maps: list[Explained], names: tuple[str, ...], against: str | None, box: Box,
-    size: tuple[int, int],
+    size: tuple[int, int], more: dict[str, Any],
 ) -> None:  # fmt: skip
-    arrays = {
+    arrays = more | {
         "map": np.stack([e.values for e in maps]),  # (classes, rows, columns)
         "logit": np.array([e.logit for e in maps], np.float32),
         "bias": np.array([e.bias for e in maps], np.float32),
@@ -272,15 +298,17 @@ def _write_maps(
         "box": np.array(box),
         "size": np.array(size),
     }
+    if maps[0].detail is not None:
+        arrays["detail"] = np.stack([e.shown for e in maps])  # the same, finer
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
+    np.savez(content, **arrays)
     path.write_bytes(content.getvalue())  # its row comes after it: one that is cut has none
 
 
 def _draw(
     path: Path, image: Image.Image, explained: Explained, box: Box, row: Record, scale: float
 ) -> None:
-    made = drawn(image, explained.values, box, scale)
+    made = drawn(image, explained.shown, box, scale)
     title = row["label"] + (f" and not {row['against']}" if row["against"] else "")
     e = explained
     lines = [f"{title}: {e.logit:+.2f} = evidence {e.evidence:+.2f}, bias {e.bias:+.2f}"]
@@ -302,7 +330,7 @@ def _scaled(box: Box, size: tuple[int, int], other: tuple[int, int]) -> Box:
 
 def _scale(maps: Iterator[Explained]) -> float:
     """A round number that few values of maps exceed."""
-    largest = max((float(np.abs(e.values).max()) for e in maps), default=1.0)
+    largest = max((float(np.abs(e.shown).max()) for e in maps), default=1.0)
     return max(float(f"{largest:.1g}"), 1e-6)
 
 

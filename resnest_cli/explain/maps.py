@@ -73,6 +73,17 @@ class Explained:
     values: Floats  # (rows, columns), in logits: positive speaks for the class
     logit: float  # the network's; with another class, the difference of the two
     bias: float  # what no part of the image has a share in
+    detail: Floats | None = None  # the same map, finer: see `inside.Inside.detail`
+
+    @property
+    def shown(self) -> Floats:
+        """The finest map that there is."""
+        return self.values if self.detail is None else self.detail
+
+    def of(self, logits: Floats) -> float:
+        """What is explained, in other logits (classes) than the image's."""
+        other = 0.0 if self.against is None else float(logits[self.against])
+        return float(logits[self.index]) - other
 
     @property
     def evidence(self) -> float:

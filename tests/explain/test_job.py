@@ -11,6 +11,8 @@ from PIL import Image
 
 from resnest_cli.explain.job import ExplainJob
 from tests.conftest import drawn
+from tests.hostile import stored
+from tests.inputs.test_archives import make
 
 
 def rows(folder):
@@ -102,6 +104,34 @@ def test_standard_input_is_drawn_too(explain, drawn_image, tmp_path, monkeypatch
     assert done.returncode == 0, done.stderr
     (one,) = rows(tmp_path / "why")[0]["classes"]
     assert (tmp_path / "why" / one["image"]).is_file()
+
+
+@pytest.mark.parametrize("form", ["a.tar", "a.tar.gz", "a.zip", "a.parquet"])
+def test_images_in_archives(explain, tmp_path, form):
+    shots = {f"sub/{n}/a b.png": stored(drawn(seed=n), "PNG") for n in range(3)}
+    make(tmp_path / form, shots | {"sub/x.jpg": b"none"})
+    done = explain(form, "-o", "why", "--check")
+    assert done.returncode == 3, done.stderr
+    found = rows(tmp_path / "why")
+    assert [row["path"] for row in found] == [f"{form}/{name}" for name in [*shots, "sub/x.jpg"]]
+    assert [row["error"] is None for row in found] == [True, True, True, False]
+    assert [row["maps"] for row in found[:3]] == [f"maps/00000{n}-a_b.npz" for n in range(3)]
+    for number, row in enumerate(found[:3]):
+        assert row["classes"][0]["check"]["probability"] > 0
+        drawn(seed=number).save(tmp_path / "same.png")
+        assert explain("same.png", "-o", f"one{number}", "--check").returncode == 0
+        (alone,) = rows(tmp_path / f"one{number}")
+        assert alone["classes"][0]["logit"] == pytest.approx(row["classes"][0]["logit"], abs=1e-4)
+        with Image.open(tmp_path / "why" / row["classes"][0]["image"]) as image:
+            assert image.width == 480
+
+
+def test_drawings_are_no_input_of_their_own_run(explain, images, tmp_path):
+    for options in ((), ("--overwrite",)):
+        assert explain("images", "-o", "images/a-why", *options).returncode == 0
+        assert len(rows(tmp_path / "images/a-why")) == 12
+    (one,) = list((tmp_path / "images/a-why/maps").glob("*0-*.png"))[:1]
+    assert explain(one, "-o", "images/a-why", "--overwrite").returncode == 0, "it is named"
 
 
 def test_names_of_files_are_tame(explain, tmp_path):
