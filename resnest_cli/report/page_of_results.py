@@ -5,30 +5,28 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
-import os
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import quote
+from typing import IO
 
-from resnest_cli.errors import OutputError
-from resnest_cli.files import atomic_write, check_new, check_no_input, lock
-from resnest_cli.outputs.formats import format_of, read_results
-from resnest_cli.outputs.run_info import RunInfo, record_path
+from resnest_cli.datasets.labelled_folder import LabelledFolder
+from resnest_cli.files import atomic_write, check_new, check_no_input
+from resnest_cli.inputs.thumbnails import thumbnails
 from resnest_cli.progress import SILENT, Progress
-from resnest_cli.report.thumbnails import thumbnails
-from resnest_cli.results import Result
+from resnest_cli.report.chunks import (
+    CHUNK,
+    Chunks,
+    check_side_folder,
+    remove_side_files,
+    write_inert,
+)
+from resnest_cli.report.columns import Columns, Truth
+from resnest_cli.report.rows import Rows, explained, open_rows
 
-MOST_THUMBNAILS = 20_000  # images that a page holds a thumbnail of, about 40 MB
-_CHUNK = 500  # thumbnails
-_RANKS = 5
-_CUT = "The run is unfinished: its last row is cut, or others may follow."
-_RUNNING = "The run is unfinished: it was still writing when this page was made."
+_SIDE = " file:"  # scripts that a page with side files admits
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,7 @@ class ReportSummary:
     failed: int
     without_thumbnail: int  # of the images that did not fail
     unfinished: bool  # whether the results are known to be those of an unfinished run
+    side_files: Path | None = None  # the folder with the thumbnails after the first 20,000 images
 
 
 def report(
@@ -46,137 +45,99 @@ def report(
     output: str | Path,
     *,
     fmt: str | None = None,
+    truth: LabelledFolder | None = None,
+    explain: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> ReportSummary:
     """Write a page to look through results: a gallery, filters, a histogram, provenance.
 
     Args:
-        results: what a prediction job wrote: .jsonl, .json, .csv, .tsv or .parquet. Relative paths
-            in it count from the current folder. Images are read for their thumbnails; URLs are not.
+        results: what a prediction job wrote: .jsonl, .json, .csv, .tsv or .parquet, or a folder of
+            partitions. Relative paths in it count from the current folder. Images are read for
+            their thumbnails; URLs are not.
         output: the HTML file.
         fmt: the format of the results, where the suffix does not say.
+        truth: the images with their true classes.
+        explain: the folder that `ExplainJob` wrote for these images.
         overwrite: replace an output that exists.
 
     Raises:
         OutputError: the results cannot be read, or the page cannot be written.
+        DatasetError: the true classes cannot be read, or none is of an image of the results.
         UsageError: the suffix of the results is unknown.
     """
     source, target = Path(results), Path(output)
-    fmt = fmt or format_of(source)
+    rows = open_rows(source, fmt)
     check_new(target, overwrite=overwrite)
-    check_no_input([target], [source, record_path(source)])
-    rows, state = _opened(source, fmt)
-    table = _Columns(target.absolute().parent)
-    with atomic_write(target) as beside, beside.open("w", encoding="utf-8", newline="") as page:
-        style, script = _part("report.css"), _part("report.js")
-        page.write(_head(source.name, style, script))
-        settings: Any = {}
-        with suppress(OutputError):
-            settings = RunInfo.read(source).settings
-        progress.start("making thumbnails")
-        try:
-            made = thumbnails((table.add(row) for row in rows), settings)
-            missing = _write_thumbnails(page, made, progress)
-        finally:
-            progress.finish()
-        _write_inert(page, "data", "application/json", table.encoded(state, _record(source)))
-        page.write(f"<script>{script}</script>\n</body>\n</html>\n")
+    check_side_folder(target, overwrite=overwrite)
+    check_no_input([target], rows.files)
+    maps = explained(Path(explain)) if explain is not None else None
+    table = Columns(target.absolute().parent, Truth(truth) if truth else None, maps)
+    made: list[Chunks] = []
+    try:
+        with atomic_write(target) as beside, beside.open("w", encoding="utf-8", newline="") as page:
+            made.append(Chunks(page, target))
+            missing = _write(page, made[0], source.name, rows, table, progress)
+    except BaseException:
+        for chunks in made:
+            remove_side_files(chunks, own=True)
+        raise
+    remove_side_files(made[0], own=False)
     failed = sum(number >= 0 for number in table.error)
-    return ReportSummary(len(table.paths), failed, missing - failed, bool(state))
+    folder = made[0].folder if made[0].aside else None
+    return ReportSummary(len(table.paths), failed, missing, bool(rows.state), folder)
 
 
-@dataclass
-class _Columns:
-    """The rows as columns, whose repeated texts are numbers of a list."""
-
-    folder: Path  # from which the page's links start
-    paths: list[str] = field(default_factory=list)
-    urls: list[str] = field(default_factory=list)
-    error: list[int] = field(default_factory=list)
-    ranks: list[dict[str, list[Any]]] = field(default_factory=list)
-    labels: dict[tuple[str, int], int] = field(default_factory=dict)
-    errors: dict[str, int] = field(default_factory=dict)
-
-    def add(self, row: Result) -> Path | None:
-        """Add a row; its file, if a thumbnail is wanted of it."""
-        number = len(self.paths)
-        file = Path(os.path.abspath(row.path))  # noqa: PTH100
-        there = file.is_file()
-        self.paths.append(row.path)
-        self.urls.append(_link(file, self.folder) if there else "")
-        known = self.errors
-        self.error.append(-1 if row.error is None else known.setdefault(row.error, len(known)))
-        for rank, prediction in enumerate(row.predictions[:_RANKS]):
-            if rank == len(self.ranks):
-                self.ranks.append({"label": [-1] * number, "p": [None] * number})
-            key = prediction.label, prediction.index
-            self.ranks[rank]["label"].append(self.labels.setdefault(key, len(self.labels)))
-            self.ranks[rank]["p"].append(prediction.probability)
-        for rank_ in self.ranks[len(row.predictions) :]:
-            rank_["label"].append(-1)
-            rank_["p"].append(None)
-        return file if there and row.error is None and number < MOST_THUMBNAILS else None
-
-    def encoded(self, state: str, record: str | None) -> str:
-        """All of it as JSON that ends no element of HTML."""
-        names = [label for label, _ in self.labels]
-        shared = {name for name in names if names.count(name) > 1} if len(names) < 20_000 else {}
-        labels = [f"{name} ({i})" if name in shared else name for name, i in self.labels]
-        data = {
-            "paths": self.paths, "urls": self.urls, "ranks": self.ranks, "labels": labels,
-            "error": self.error, "errors": list(self.errors), "chunk": _CHUNK,
-            "state": state, "run": record,
-        }  # fmt: skip
-        text = json.dumps(data, separators=(",", ":"))
-        return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+def _write(
+    page: IO[str], chunks: Chunks, name: str, rows: Rows, table: Columns, progress: Progress
+) -> int:
+    """Write the page; how many images have no thumbnail though they did not fail."""
+    script = _part("report.js")
+    head = _head(name, _part("report.css"), script)
+    page.write(head)
+    progress.start("making thumbnails")
+    try:
+        per_row = 1 if table.maps is None else 2
+        sources = chain.from_iterable(table.add(row) for row in rows.results)
+        bare = _write_thumbnails(
+            chunks, thumbnails(sources, rows.settings), table, per_row, progress
+        )
+    finally:
+        progress.finish()
+    data = table.encoded(
+        chunk=CHUNK, state=rows.state, run=rows.record, bare=bare,
+        side={"first": chunks.first, "folder": chunks.folder.name, "token": chunks.token},
+    )  # fmt: skip
+    write_inert(page, "data", "application/json", data)
+    page.write(f"<script>{script}</script>\n</body>\n</html>\n")
+    if not chunks.aside:
+        page.seek(len(head[: head.index(f"{_SIDE}; style-src")].encode()))
+        page.write(" " * len(_SIDE))
+    return len(bare)
 
 
-def _opened(source: Path, fmt: str) -> tuple[Iterator[Result], str]:
-    """The rows, and how it is known that the run is unfinished, else an empty text."""
-    journal = source.with_name(source.name + ".journal")
-    if fmt == "parquet" and journal.is_file() and not source.exists():
-        return read_results(journal, "jsonl"), _is_running(journal) or _CUT
-    if not source.is_file():
-        raise OutputError(f"there is no results file '{source}'\nname one that predict wrote")
-    state = _is_running(source)
-    if fmt != "parquet" and not state:
-        with source.open("rb") as file:
-            file.seek(max(0, source.stat().st_size - 3))
-            end = file.read()
-        whole = end.rstrip().endswith(b"]") if fmt == "json" else end.endswith(b"\n")
-        state = "" if whole else _CUT
-    return read_results(source, fmt), state
-
-
-def _is_running(source: Path) -> str:
-    with suppress(OSError), source.open("rb+") as file:
-        try:
-            lock(file, source)
-        except OutputError:
-            return _RUNNING
-    return ""
-
-
-def _write_thumbnails(page: IO[str], made: Iterator[str], progress: Progress) -> int:
-    """Write the thumbnails, in chunks; how many images have none."""
-    missing = number = 0
-    while chunk := list(islice(made, _CHUNK)):
-        _write_inert(page, f"thumbs-{number}", "text/plain", ",".join(chunk))
-        missing, number = missing + chunk.count(""), number + 1
-        for _ in chunk:
+def _write_thumbnails(
+    chunks: Chunks, made: Iterator[str], table: Columns, per_row: int, progress: Progress
+) -> list[int]:
+    """Write the thumbnails; the numbers of the rows that have none and did not fail."""
+    bare: list[int] = []
+    number = 0
+    while chunk := list(islice(made, CHUNK * per_row)):
+        chunks.write("thumbs", number, chunk[::per_row])
+        if per_row > 1:
+            chunks.write("maps", number, chunk[1::per_row])
+        for row, thumbnail in enumerate(chunk[::per_row], number * CHUNK):
+            if not thumbnail and table.error[row] < 0:
+                bare.append(row)
             progress.advance()
-    return missing
-
-
-def _write_inert(page: IO[str], name: str, kind: str, text: str) -> None:
-    """Text that a browser keeps, and neither shows nor parses."""
-    page.write(f'<script type="{kind}" id="{name}">{text}</script>\n')
+        number += 1
+    return bare
 
 
 def _head(name: str, style: str, script: str) -> str:
     policy = (
-        f"default-src 'none'; img-src data: file:; script-src {_hash(script)}; "
+        f"default-src 'none'; img-src data: file:; script-src {_hash(script)}{_SIDE}; "
         f"style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
     )
     title = html.escape(f"Report of {name}".encode("utf-8", "backslashreplace").decode())
@@ -190,17 +151,3 @@ def _hash(text: str) -> str:
 
 def _part(name: str) -> str:
     return files("resnest_cli.report").joinpath(f"page/{name}").read_text(encoding="utf-8")
-
-
-def _record(source: Path) -> str | None:
-    with suppress(OSError):
-        return record_path(source).read_bytes().decode("utf-8", "backslashreplace")
-    return None
-
-
-def _link(file: Path, folder: Path) -> str:
-    """The address of a file, from a folder if both are on one disk."""
-    try:
-        return quote(os.fsencode(Path(os.path.relpath(file, folder)).as_posix()))
-    except ValueError:
-        return file.as_uri()

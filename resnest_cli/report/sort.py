@@ -15,10 +15,11 @@ from typing import IO, Any
 
 from resnest_cli.errors import OutputError, UsageError, check_number
 from resnest_cli.files import check_regular, lock, os_errors
-from resnest_cli.outputs.formats import encode, read_results
+from resnest_cli.outputs.formats import encode
 from resnest_cli.progress import SILENT, Progress
 from resnest_cli.report.naming import ClassFolders, FileNames
 from resnest_cli.report.placing import COPY, LINK, MOVE, Kept, Place, place, put_back
+from resnest_cli.report.rows import open_rows, source_of
 from resnest_cli.results import Result
 
 JOURNAL = ".resnest-sort.jsonl"
@@ -56,8 +57,8 @@ def sort(
     a name that is taken gets a number.
 
     Args:
-        results: what a prediction job wrote: .jsonl, .json, .csv, .tsv or .parquet. Relative paths
-            in it count from the current folder.
+        results: what a prediction job wrote: .jsonl, .json, .csv, .tsv or .parquet, or a folder of
+            partitions. Relative paths in it count from the current folder.
         to: the folder; it is made if it is missing.
         how: link (a symbolic link), copy or move.
         threshold: images whose best probability is lower go to `unsure`, 0 to 1.
@@ -71,10 +72,8 @@ def sort(
     check_number("threshold", threshold, 0, 1, whole=False)
     if how not in (LINK, COPY, MOVE):
         raise UsageError(f"`how` must be link, copy or move, not '{how}'")
-    if not Path(results).is_file():
-        raise OutputError(f"there is no results file '{results}'\nname one that predict wrote")
     root, summary = Path(to).absolute(), SortSummary()
-    rows = read_results(Path(results), fmt)
+    rows = open_rows(Path(results), fmt).results
     first = next(rows, None)  # so that nothing is made for what holds no results
     with os_errors(f"'{root}'"), _open_journal(root, how, threshold) as journal:
         run = _Run(root, journal, how, threshold, summary)
@@ -107,6 +106,8 @@ def undo(to: str | Path, *, progress: Progress = SILENT) -> SortSummary:
                     progress.advance()
         finally:
             progress.finish()
+    if journal.how == MOVE:  # at the end: two names may be of one image
+        _note_lost(root, journal.entries, summary)
     if not summary.kept:
         made = [e["folder"] for e in journal.entries if e.get("made")]
         _remove(root, made, all_of_it=bool(journal.head.get("made")))
@@ -173,6 +174,8 @@ class _Run:
             return
         if not source.is_file():
             reason = result.error or "there is no such file, seen from the current folder"
+            if result.error is None and source_of(result.path):
+                reason = "it is in an archive: unpack that, and predict the folder"
             self._summary.kept.append((result.path, reason))
             return
         key, folder = self._folder(result)
@@ -222,6 +225,13 @@ def _put_back(root: Path, how: str, entry: dict[str, Any], summary: SortSummary)
         summary.kept.append((str(at.target), _reason(error)))
     else:
         summary.folders[at.target.parent.name] += there
+
+
+def _note_lost(root: Path, entries: list[dict[str, Any]], summary: SortSummary) -> None:
+    for entry in entries:
+        if "target" in entry and not any(map(os.path.lexists, _at(root, entry)[:2])):
+            reason = f"it is no longer there, to go back to '{entry['source']}'"
+            summary.kept.append((str(root / entry["target"]), reason))
 
 
 def _at(root: Path, entry: dict[str, Any]) -> Place:

@@ -158,6 +158,7 @@ def test_keyboard_selection_and_export(seen):
             break
         time.sleep(0.1)
     name = HOSTILE[0]
+    assert file.read_bytes().endswith(b"</i> 7\r\n")
     assert file.read_text().splitlines() == [
         "path,label,probability,error", f"{name},<b>dog</b>,0.5,", f"{name},<b>dog</b>,0.5,",
         "bad7.jpg,,,<i>reason</i> 7",

@@ -106,7 +106,7 @@ def test_an_unfinished_run_is_called_so(tmp_path, monkeypatch, name, whole):
         for result in read_results(results):
             rows.write(result)
         if fmt != "parquet":
-            assert report(name, "running.html").unfinished is (fmt == "json")  # own process' lock
+            assert report(name, "running.html").unfinished  # by its record: the lock is our own
         else:
             assert report(name, "running.html").unfinished
         rows.finish()
@@ -118,6 +118,20 @@ def test_an_unfinished_run_is_called_so(tmp_path, monkeypatch, name, whole):
         held = data(Path("cut.html"))
         assert held["paths"] == ["0.png", "1.png"]
         assert "unfinished" in held["state"]
+
+
+@pytest.mark.parametrize("part", [{"probability": "x"}, {"probability": float("nan")},
+                                  {"label": 3}, {"index": "a"}])  # fmt: skip
+def test_what_predict_does_not_write_is_refused(results, part):
+    rows = [row("a b.png"), row("b.png")]
+    rows[1]["predictions"][0] |= part
+    write(results, rows)
+    with pytest.raises(OutputError, match=r"r\.jsonl': row 2 is not a result\nname a file"):
+        report(results, "r.html")
+    Path("o.csv").write_text("filename,score\na.jpg,0.3\n")
+    with pytest.raises(OutputError, match=r"'o\.csv': its columns"):
+        report("o.csv", "r.html")
+    assert not Path("r.html").exists()
 
 
 def test_two_classes_of_one_name_are_told_apart(results):
