@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import contextlib
 import hmac
 import logging
 import time
@@ -27,12 +29,15 @@ _OPEN = ("/healthz", "/readyz")  # which probes ask for, without a token
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
+    "form-action 'none'; frame-ancestors ",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
 }
+
+
+_LEFT, _LEFT_SECONDS = 2**20, 1.0  # of a refused body that is read, at most
 
 
 class Guard:
@@ -50,17 +55,21 @@ class Guard:
         start, status, size = time.perf_counter(), 0, 0
         headers = Headers(scope=scope)
         origin = headers.get("origin")
+        body = _Body(receive)
 
         async def counted(message: Message) -> None:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._add_headers(MutableHeaders(scope=message), origin)
+                answered = MutableHeaders(scope=message)
+                self._add_headers(answered, origin)
+                if answered.get("connection") == "close" and "expect" not in headers:
+                    await body.finish()
             size += len(message.get("body", b""))
             await send(message)
 
         try:
-            await self._checked(scope, headers)(scope, receive, counted)
+            await self._checked(scope, headers)(scope, body.receive, counted)
         finally:
             seconds = time.perf_counter() - start
             path = scope["path"] if scope["path"] in self._paths else "other"
@@ -120,11 +129,39 @@ class Guard:
     def _add_headers(self, headers: MutableHeaders, origin: str | None) -> None:
         for name, value in _HEADERS.items():
             headers[name] = value
+        headers["content-security-policy"] += " ".join(self._options.allow_framing) or "'none'"
         if origin in self._options.cors and origin is not None:
             headers["access-control-allow-origin"] = origin
             headers["access-control-expose-headers"] = "server-timing, retry-after"
             headers["cross-origin-resource-policy"] = "cross-origin"
             headers.add_vary_header("origin")
+
+
+class _Body:
+    """A request's body, and whether all of it was read."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._whole = receive, False
+
+    async def receive(self) -> Message:
+        """The next message."""
+        message = await self._receive()
+        self._whole = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def finish(self) -> None:
+        """Read what is left, within limits.
+
+        A connection that is closed before that is reset, which takes the answer from the client.
+        """
+
+        async def read() -> None:
+            size = 0
+            while not self._whole and size < _LEFT:
+                size += len((await self.receive()).get("body", b""))
+
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(read(), _LEFT_SECONDS)
 
 
 def _hostname(url: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from resnest_cli.errors import UsageError, check_number
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MAX_PIXELS = 50_000_000  # about 500 MB while one is decoded
+_ORIGIN = re.compile(r"https?://[\w.-]+(:\d+)?", re.ASCII)
 BODIES = 4  # bodies of the greatest size that are held at a time
 
 
@@ -26,6 +28,7 @@ class ServeOptions:
     token: str | None = None  # what clients must present
     allow_hosts: tuple[str, ...] = ()  # names beside the loopback's under which it is reached
     cors: tuple[str, ...] = ()  # origins whose pages may read answers
+    allow_framing: tuple[str, ...] = ()  # origins whose pages may show the page in a frame
     allow_urls: bool = False  # fetch images that a request names by their URL
 
     def __post_init__(self) -> None:
@@ -39,6 +42,11 @@ class ServeOptions:
             raise UsageError(
                 f"`max_images={self.max_images}` is more than `queue={self.queue}` ever holds"
             )
+        for origin in self.allow_framing:
+            if not _ORIGIN.fullmatch(origin):
+                raise UsageError(
+                    f"`allow_framing={origin}` is no origin, as https://example.org is"
+                )
         if self.token is not None and not (self.token.isascii() and self.token.strip()):
             raise UsageError("`token` must be of ASCII characters, and not empty")
 

@@ -31,9 +31,11 @@ class Problem(Exception):
         headers = {"connection": "close"} if self.status in _CUT else {}
         if self.retry_after is not None:
             headers["retry-after"] = str(self.retry_after)
-        if self.status == 401:
-            headers["www-authenticate"] = 'Bearer, Basic realm="resnest"'
-        return Response(encode(body), self.status, headers, "application/problem+json")
+        response = Response(encode(body), self.status, headers, "application/problem+json")
+        if self.status == 401:  # a header each: browsers ask for no password where one names both
+            for scheme in ("Basic", "Bearer"):
+                response.headers.append("www-authenticate", f'{scheme} realm="resnest"')
+        return response
 
 
 async def answer_problem(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from resnest_cli.errors import ImageError
+from resnest_cli.hardware import processors
 from resnest_cli.inference.batcher import Batcher
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inputs.source import Source
@@ -23,7 +24,8 @@ from resnest_cli.results import Result
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_AHEAD = 8  # images in the batcher of an engine that computes each by itself
+# images in the batcher of an engine that computes each by itself, or two for each processor
+_AHEAD = 8
 _FETCHES = 4  # URLs that are read at a time
 
 
@@ -63,7 +65,8 @@ class Model:
         self._batcher = Batcher(engine, classifier.batch_size, eager=True, on_batch=on_batch)
         batches = classifier.batch_size * (engine.max_in_flight + 1)
         # no more than keeps the engine busy: what is in the batcher is computed in any case
-        self._ahead = min(batches, _AHEAD) if engine.pad_to == 1 else batches
+        few = max(_AHEAD, 2 * processors())
+        self._ahead = min(batches, few) if engine.pad_to == 1 else batches
         self._computing = 0
         self._waiting: deque[tuple[NDArray[np.uint8], Ticket, asyncio.Future[Any]]] = deque()
         self._decoding = ThreadPoolExecutor(classifier.workers, thread_name_prefix="decode")

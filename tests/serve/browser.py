@@ -87,7 +87,9 @@ class Browser:
 
     def drop(self, *paths: Path, at: tuple[int, int] = (300, 200)) -> None:
         """Drop files as from a file manager."""
-        self.driver.execute_async_script("requestAnimationFrame(arguments[0])")  # it is drawn
+        # what is not drawn yet takes nothing: a frame is, when the next but one begins
+        frames = "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 50)))"
+        self.driver.execute_async_script(f"const done = arguments[0]; {frames}")
         data = {"items": [], "files": [*map(str, paths)], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.cdp("Input.dispatchDragEvent", type=kind, x=at[0], y=at[1], data=data)

@@ -65,7 +65,6 @@ def test_the_real_server(browser: Browser, tmp_path: Path):
         assert_quiet(browser, f"http://{address}", "422")
 
 
-@pytest.mark.xfail(reason="the 401 names two schemes in one header, which Chromium does not read")
 def test_the_real_server_with_a_token(browser: Browser):
     with serving("--token", "secret") as address:
         browser.open(f"http://any:secret@{address}")

@@ -112,6 +112,24 @@ def test_a_body_without_length_is_cut_off():
     assert talk(call, ServeOptions(max_upload_mb=1)) == 413
 
 
+@pytest.mark.parametrize(("chunks", "read"), [(9, 9), (40, 16)])
+def test_a_refused_body_is_read_within_limits(chunks, read):
+    """Else the connection is reset, and the answer lost."""
+    sent = []
+
+    async def body():
+        for number in range(chunks):
+            yield bytes(2**16)
+            sent.append(number)
+
+    async def call(client, service):
+        headers = {"content-type": "text/plain"}
+        return (await client.post(PREDICT, content=body(), headers=headers)).status_code
+
+    assert talk(call) == 415
+    assert read - 1 <= len(sent) <= read
+
+
 def test_urls_are_no_paths_and_go_through_the_guarded_fetcher(tmp_path):
     (tmp_path / "a.png").write_bytes(PNG)
     urls = [str(tmp_path / "a.png"), "file:///etc/passwd", "http://127.0.0.1:9/a.png"]
@@ -176,10 +194,12 @@ def test_the_token():
     async def call(client, service):
         tried = [{}, {"authorization": "Bearer no"}, {"authorization": "Bearer secret"},
                  {"authorization": "Basic eDpzZWNyZXQ="}, {"authorization": "Basic ?"}]  # fmt: skip
-        answers = [(await client.get("/v1/models", headers=h)).status_code for h in tried]
-        return answers, (await client.get("/healthz")).status_code
+        answers = [await client.get("/v1/models", headers=h) for h in tried]
+        asked = answers[0].headers.get_list("www-authenticate")
+        return [a.status_code for a in answers], asked, (await client.get("/healthz")).status_code
 
-    assert talk(call, ServeOptions(token="secret")) == ([401, 401, 200, 200, 401], 200)
+    asked = ['Basic realm="resnest"', 'Bearer realm="resnest"']
+    assert talk(call, ServeOptions(token="secret")) == ([401, 401, 200, 200, 401], asked, 200)
 
 
 def test_cors_is_for_named_origins():
@@ -225,8 +245,18 @@ def test_headers_and_errors_of_other_paths():
     assert "default-src 'none'" in missing.headers["content-security-policy"]
 
 
+def test_frames_are_for_named_origins():
+    async def call(client, service):
+        return (await client.get("/")).headers["content-security-policy"]
+
+    assert talk(call).endswith("; frame-ancestors 'none'")
+    named = ServeOptions(allow_framing=("https://a.example", "http://localhost:8080"))
+    assert talk(call, named).endswith("; frame-ancestors https://a.example http://localhost:8080")
+
+
 @pytest.mark.parametrize("wrong", [
-    {"queue": 4, "max_images": 8}, {"port": 70000}, {"token": ""}, {"deadline": 0},
+    {"allow_framing": ("https://a.example; script-src *",)}, {"queue": 4, "max_images": 8},
+    {"port": 70000}, {"token": ""}, {"deadline": 0},
 ])  # fmt: skip
 def test_wrong_options(wrong):
     with pytest.raises(UsageError):
