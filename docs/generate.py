@@ -27,6 +27,7 @@ TESTED = {
     "bench": "slow; add bench --seconds 0.1 --engine torch; swap --all => demo; "
     "swap resnest50 resnest101 --precision fp32 --precision bf16 -b 1 -b 16 => demo; "
     "exit 1 for --device cuda",
+    "audit": "slow; add audit --folds 3",
     "serve": "skip, it runs until it is stopped",
     "cache": "swap resnest50 inductor => resnest50",
 }

@@ -5,6 +5,7 @@
     Prediction       one class and its probability
     PredictionJob    any inputs to rows in a file, resumable
     PartitionedJob   the same to a folder, by any number of processes; `merge` makes one file of it
+    EmbedJob         any inputs to their vectors in a file, resumable; `Vectors` reads it
     evaluate         measures a model on labelled images
     train            trains or fine-tunes a model on class folders
     export_model     writes a model for other programs
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from resnest_cli.catalog.variants import list_models as list_models
     from resnest_cli.cluster.job import PartitionedJob as PartitionedJob
     from resnest_cli.cluster.merge import merge as merge
+    from resnest_cli.embed.job import EmbedJob as EmbedJob
+    from resnest_cli.embed.vectors import Vectors as Vectors
     from resnest_cli.engines.api import ModelSpec as ModelSpec
     from resnest_cli.engines.api import RuntimeOptions as RuntimeOptions
     from resnest_cli.errors import ResNeStError as ResNeStError
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Classifier": "inference.classifier",
     "DecodeOptions": "imaging.decode_options",
+    "EmbedJob": "embed.job",
     "Inputs": "inputs.discover",
     "ModelSpec": "engines.api",
     "PartitionedJob": "cluster.job",
@@ -57,6 +61,7 @@ _HOMES = {
     "ResNeStError": "errors",
     "Result": "results",
     "RuntimeOptions": "engines.api",
+    "Vectors": "embed.vectors",
     "evaluate": "evaluation.evaluate",
     "export_model": "export.formats",
     "list_models": "catalog.variants",

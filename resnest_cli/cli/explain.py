@@ -16,7 +16,6 @@ from resnest_cli.errors import UsageError
 from resnest_cli.imaging.decode_options import MAX_PIXELS, DecodeOptions
 from resnest_cli.inputs.discover import Inputs
 from resnest_cli.progress import SUMMARY, set_verbosity
-from resnest_cli.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +72,24 @@ def explain(
             "(22 more computations a map).",
         ),
     ] = False,
+    detail: Annotated[
+        bool,
+        options.option(
+            "--detail",
+            options.RESULTS,
+            "Maps four times as fine, each cell shared out by LayerCAM over stages 2 to 4 "
+            "(engine torch).",
+        ),
+    ] = False,
+    attention: Annotated[
+        bool,
+        options.option(
+            "--attention",
+            options.RESULTS,
+            "The split-attention weights of each block, and their effect on the logit "
+            "(engine torch; half as many computations as there are blocks).",
+        ),
+    ] = False,
     no_images: Annotated[
         bool, options.option("--no-images", options.OUTPUT, "Draw nothing; write rows and .npz.")
     ] = False,
@@ -115,7 +132,9 @@ def explain(
 
       resnest explain photos/ -o cat-or-dog/ --class cat --class dog
 
-      resnest explain dog.jpg -o why-not-cat/ --why-not cat --check
+      resnest explain dog.jpg -o why-not/ --why-not cat --check
+
+      resnest explain dog.jpg -o inside/ --detail --attention
     """
     if output is None:
         raise UsageError("explain needs a folder for its maps: `output=DIR`")
@@ -137,16 +156,9 @@ def explain(
             not no_exif, options.colour(background), max_pixels,
             stretch=stretch, allow_private=allow_private, offline=offline,
         ),
-        images=not no_images, check=check, scale=scale, resume=resume, overwrite=overwrite,
+        images=not no_images, check=check, detail=detail, attention=attention, scale=scale,
+        resume=resume, overwrite=overwrite,
     )  # fmt: skip
     summary = job.run(chosen_progress(name or settings.DEFAULT_MODEL, quiet=quiet))
-    now = summary.done - summary.resumed
-    text = f"{counted(now, 'image')} in {summary.seconds:.1f} s ({summary.rate:.1f}/s)"
-    if summary.resumed:
-        text += f", {summary.done:,} with the earlier run's"
-    if summary.failed:
-        text += f"; {summary.failed:,} failed: their rows say why"
-    if summary.left_out:
-        text += f"; {summary.left_out}"
-    log.log(SUMMARY, text)
+    log.log(SUMMARY, str(summary))
     return 3 if summary.failed else 0

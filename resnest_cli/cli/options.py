@@ -238,7 +238,8 @@ Output = Annotated[
         "--output -o FILE",
         OUTPUT,
         "Write results to FILE: .jsonl, .json, .csv, .tsv, .parquet or .txt; or, with a slash at "
-        "its end, in partitions to a folder. [default: standard output]",
+        "its end, in partitions to a folder, which may lie in an object store. [default: standard "
+        "output]",
     ),
 ]
 PartitionSize = Annotated[
@@ -248,6 +249,15 @@ PartitionSize = Annotated[
         OUTPUT,
         "Images of a partition, if --output is a folder, up to 1,000,000. [default: 10,000]",
         (1, 1_000_000),
+    ),
+]
+On = Annotated[
+    str | None,
+    option(
+        "--on CLUSTER",
+        MACHINE,
+        "Run on a Ray cluster: ray for that of $RAY_ADDRESS, or a new one on this machine; or "
+        "ray://HOST:PORT.",
     ),
 ]
 Shard = Annotated[

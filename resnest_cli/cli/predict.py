@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,10 +17,6 @@ from resnest_cli.files import CSVStyle
 from resnest_cli.imaging.decode_options import MAX_PIXELS, DecodeOptions
 from resnest_cli.inputs.discover import Inputs
 from resnest_cli.progress import SUMMARY, set_verbosity
-from resnest_cli.text import counted
-
-if TYPE_CHECKING:
-    from resnest_cli.inference.job import PredictionSummary
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +26,8 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="INPUT...",
-            help="Image files, folders (walked recursively), quoted globs, http(s) URLs, or - for "
-            "one image on standard input; any number, mixed.",
+            help="Image files, archives, folders (walked recursively), quoted globs, URLs (http, "
+            "https, s3, gs, az), or - for one image on standard input; any number, mixed.",
             show_default=False,
         ),
     ] = None,
@@ -62,6 +58,7 @@ def predict(
     partition_size: options.PartitionSize = None,
     shard: options.Shard = None,
     retry_failed: options.RetryFailed = False,
+    on: options.On = None,
     csv_bom: options.CSVBom = False,
     csv_safe: options.CSVSafe = False,
     device: options.Device = "auto",
@@ -90,6 +87,8 @@ def predict(
 
       resnest predict photos/ -o out/ --shard 1/16
 
+      resnest predict photos/ -o by-ray/ --on ray
+
       find . -name '*.jpg' | resnest predict --files-from - -f jsonl
 
       curl -s https://example.org/cat.jpg | resnest predict -
@@ -107,7 +106,7 @@ def predict(
     from resnest_cli.cluster.job import PARTITION_SIZE, PartitionedJob, is_folder
     from resnest_cli.inference.job import PredictionJob
 
-    in_partitions = is_folder(output, partition_size, shard, retry_failed=retry_failed)
+    in_partitions = is_folder(output, partition_size, shard, retry_failed=retry_failed, on=on)
     job = PredictionJob(
         wanted, target, options.chosen_format(fmt, as_json),
         model=ModelSpec(name, weights, labels, preprocess, crop, resize, offline=offline),
@@ -125,23 +124,9 @@ def predict(
     progress = chosen_progress(label, quiet=quiet, tasks=tasks)
     if in_partitions:
         size = PARTITION_SIZE if partition_size is None else partition_size
-        summary = PartitionedJob(job, size, shard, retry_failed).run(progress)
+        summary = PartitionedJob(job, size, shard, retry_failed, on).run(progress)
     else:
         summary = job.run(progress)
     if summary.done > 1 or summary.failed or summary.left_out:
-        log.log(SUMMARY, _words(summary))
+        log.log(SUMMARY, str(summary))
     return 3 if summary.failed else 0
-
-
-def _words(summary: PredictionSummary) -> str:
-    now = summary.done - summary.resumed
-    text = f"{counted(now, 'image')} in {summary.seconds:.1f} s ({summary.rate:.1f}/s)"
-    if summary.resumed:
-        text += f", {summary.done:,} with the earlier run's"
-    if summary.failed:
-        text += f"; {summary.failed:,} failed: their rows say why"
-    if summary.passing:
-        text += f", and {summary.passing:,} of them may succeed at another time"
-    if summary.left_out:
-        text += f"; {summary.left_out}"
-    return text

@@ -67,6 +67,15 @@ def serve(
             "Let pages of this origin, such as https://example.org, use the server; repeatable.",
         ),
     ] = None,
+    allow_framing: Annotated[
+        list[str] | None,
+        option(
+            "--allow-framing ORIGIN",
+            SERVER,
+            "Let pages of this origin, such as https://huggingface.co, show the page in a frame; "
+            "repeatable.",
+        ),
+    ] = None,
     allow_urls: Annotated[
         bool, option("--allow-urls", SERVER, "Fetch images that requests name by public URLs.")
     ] = False,
@@ -129,7 +138,7 @@ def serve(
     offline = offline or settings.offline()
     wanted = ServeOptions(
         host, port, grace, queue, deadline, max_upload_mb, max_images, _token(token),
-        tuple(allow_host or ()), tuple(cors or ()), allow_urls,
+        tuple(allow_host or ()), tuple(cors or ()), tuple(allow_framing or ()), allow_urls,
     )  # fmt: skip
     if len(model or ()) > 1 and (weights or labels):
         raise UsageError("`weights` and `labels` are for one `model`, not for several")

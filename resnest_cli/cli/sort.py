@@ -24,7 +24,8 @@ def sort(
         Path | None,
         typer.Argument(
             metavar="RESULTS",
-            help="What predict wrote: .jsonl, .json, .csv, .tsv or .parquet. Not for --undo.",
+            help="What predict wrote: .jsonl, .json, .csv, .tsv, .parquet, or a folder of "
+            "partitions. Not for --undo.",
         ),
     ] = None,
     to: Annotated[

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tests.conftest import ROOT, Done, drawn, lines
 from tests.docs.examples import Block, prints, read_blocks
 from tests.docs.shell import Shell, open_shell
 from tests.servers import content, serving
+from tests.stores import serving as store_serving
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PUBLISHED = ("resnest50",)  # of which a stand-in is on disk, with random weights
@@ -126,6 +129,25 @@ def environment(published: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
         }
 
 
+@pytest.fixture
+def bucket() -> Iterator[Callable[[Path, Path], dict[str, str]]]:
+    """For a page that reads from a store: one with the images of a folder, and the way there."""
+    with ExitStack() as stack:
+
+        def fill(page: Path, folder: Path) -> dict[str, str]:
+            if "predict s3://" not in page.read_text(encoding="utf-8"):
+                return {}
+            store, variables = stack.enter_context(store_serving("bucket"))
+            for file in sorted((folder / "photos").rglob("*.jpg")):
+                store.put(str(file.relative_to(folder)), file.read_bytes())
+            with tarfile.open(folder / "stored.tar", "w") as archive:
+                archive.add(folder / "photos", "photos")
+            store.put("shard.tar", (folder / "stored.tar").read_bytes())
+            return variables | {"no_proxy": "127.0.0.1"}
+
+        yield fill
+
+
 @pytest.mark.parametrize(
     ("name", "slow"),
     [
@@ -139,11 +161,13 @@ def test_examples_do_what_the_text_says(
     shell: Shell,
     folder: Path,
     environment: dict[str, str],
+    bucket: Callable[[Path, Path], dict[str, str]],
     tmp_path: Path,
 ) -> None:
     page = ROOT / name
     blocks = [block for block in read_blocks(page) if slow or block.option("slow") is None]
     _add_files(page, shell, folder)
+    environment = environment | bucket(page, folder)
     for block in blocks:
         if name := block.option("file"):
             (folder / name).write_text(block.text, encoding="utf-8")
