@@ -124,6 +124,8 @@ def duplicates(
     text += f"{found.exact:,} exact and {found.near:,} near: see '{printable(str(output / ROWS))}'"
     if found.failed:
         text += f"; {len(found.failed):,} failed: their rows say why"
+    if found.again:
+        text += f"; left out: {counted(found.again, 'further path')} to the same files"
     if found.left_out:
         text += f"; {found.left_out}"
     log.log(SUMMARY, text)

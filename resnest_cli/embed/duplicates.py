@@ -6,10 +6,11 @@ The network's features only propose pairs; each is confirmed on the pixels (see 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from resnest_cli.files import check_new, writable_folder, write_csv
 from resnest_cli.imaging.decode_options import DEFAULT, DecodeOptions
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inputs.discover import Inputs, walk_ahead
+from resnest_cli.inputs.members import Member
 from resnest_cli.inputs.source import Source
 from resnest_cli.inputs.walk import LeftOut
 from resnest_cli.progress import SILENT, Progress
@@ -85,6 +87,7 @@ class Found:
     failed: list[tuple[str, str]]  # path and reason
     images: int
     left_out: LeftOut
+    again: int = 0  # paths that lead to a file of another path, which are not looked at
 
     @property
     def exact(self) -> int:
@@ -101,12 +104,12 @@ class Found:
 class _Noted(Source):
     """A source whose pixels are noted when they are read."""
 
-    notes: dict[str, tuple[str, Look]] = field(default_factory=dict, compare=False)
+    notes: list[tuple[str, Look]] = field(default_factory=list, compare=False)
 
     def load(self, options: DecodeOptions) -> Image.Image:
         """The image in mode RGB."""
         image = super().load(options)
-        self.notes[self.name] = content_of(image), look(image)
+        self.notes[:] = [(content_of(image), look(image))]
         return image
 
 
@@ -141,13 +144,14 @@ class DuplicatesJob:
         for file in [*(file for file in stored if file.exists()), *given]:
             verdicts |= read_verdicts(file)
         left_out = LeftOut()
-        sources = self.inputs.sources(left_out)
+        again: list[str] = []
+        sources = _once(self.inputs.sources(left_out), again)
         runtime = replace(self.runtime, hint="throughput")
         classifier = Classifier.from_specs(self.model, runtime, self.decode, progress=progress)
         writable_folder(self.output)
         images, failed = _read(classifier, sources, progress)
         groups = find_groups(images, self.distance, verdicts)
-        found = Found(groups, failed, len(images), left_out)
+        found = Found(groups, failed, len(images), left_out, len(again))
         if verdicts:
             write_verdicts(self.output / VERDICTS, verdicts)
         write_csv(self.output / ROWS, COLUMNS, _rows(found))
@@ -224,11 +228,10 @@ def _read(
     """The images with their features, and those that failed."""
     images: list[Seen] = []
     failed: list[tuple[str, str]] = []
-    notes: dict[str, tuple[str, Look]] = {}
     progress.start("looking")
     if progress.wants_total:
         sources = walk_ahead(sources, progress.total)
-    noted = (_Noted(s.name, s.content, s.error, s.empty, notes) for s in sources)
+    noted = (_Noted(s.name, s.content, s.error, s.empty) for s in sources)
     try:
         for source, given in classifier.outputs(noted, (FEATURES,)):
             if isinstance(given, ImageError):
@@ -237,13 +240,30 @@ def _read(
                 failed.append((source.name, "the network's output is not a number"))
             else:
                 vector = given[0] / max(float(np.linalg.norm(given[0])), 1e-12)
-                content, kept = notes.pop(source.name)
+                [(content, kept)] = cast(_Noted, source).notes
                 file = source.content if isinstance(source.content, Path) else None
                 images.append(Seen(source.name, content, kept, file, vector))
             progress.advance()
     finally:
         progress.finish()
     return images, failed
+
+
+def _once(sources: Iterator[Source], again: list[str]) -> Iterator[Source]:
+    """The sources without further paths to the same files, which go to `again`.
+
+    One who deletes a file because a link to it is an exact copy loses both.
+    """
+    seen: set[object] = set()
+    for source in sources:
+        content = source.content
+        where = os.path.realpath(content) if isinstance(content, Path) else content
+        if isinstance(where, str | Member):
+            if where in seen:
+                again.append(source.name)
+                continue
+            seen.add(where)
+        yield source
 
 
 def _rows(found: Found) -> Iterator[tuple[object, ...]]:

@@ -152,3 +152,19 @@ def test_wrong_verdicts(run, folder, tmp_path):
     done = run("duplicates", folder, "-m", "demo", "--verdicts", "v.csv")
     assert done.returncode == 2
     assert "has no column 'verdict'" in done.stderr
+
+
+def test_a_file_is_no_duplicate_of_itself(run, tmp_path):
+    folder = tmp_path / "links"
+    folder.mkdir()
+    scene(1).save(folder / "z.png")
+    (folder / "a.png").symlink_to("z.png")
+    for inputs, again in [
+        (("links",), "1 further path"),
+        (("links", "links/../links/z.png", "links/z.png"), "3 further paths"),
+    ]:
+        done = run("duplicates", *inputs, "-m", "demo", "--overwrite")
+        assert done.returncode == 0, done.stderr
+        assert "1 image: 0 groups, 0 exact and 0 near: see" in done.stderr
+        assert f"left out: {again} to the same files" in done.stderr
+        assert not rows(tmp_path / "duplicates" / "duplicates.csv")
