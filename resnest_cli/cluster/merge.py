@@ -66,7 +66,7 @@ def merge(
     fmt = fmt or (format_of(target) if target else "table")
     if csv != PLAIN and fmt not in ("csv", "tsv"):
         raise UsageError(f"`csv_bom` and `csv_safe` are for the formats csv and tsv, not {fmt}")
-    check_target(target, fmt=fmt, resume=False, overwrite=overwrite)
+    check_target(target, fmt=fmt, resume=False, overwrite=overwrite, resumable=False)
     info = read_record(source)
     parts = _checked(source, info, progress)
     top_k = info.settings["top_k"]

@@ -112,7 +112,8 @@ class AuditJob:
         check_number("seed", self.seed, 0)
         fmt = self.fmt or (format_of(self.output) if self.output else "table")
         if self.output:
-            check_target(self.output, fmt=fmt, resume=False, overwrite=self.overwrite)
+            kept = {"resume": False, "resumable": False}
+            check_target(self.output, fmt=fmt, overwrite=self.overwrite, **kept)
         verdicts = self._verdicts()
         splits = read_splits(self.folder)
         paths = [path for split in splits for path in split.images.paths]

@@ -29,8 +29,10 @@ from resnest_cli.results import Result
 from resnest_cli.text import utf8
 
 
-def check_target(path: Path | None, *, fmt: str, resume: bool, overwrite: bool) -> None:
-    """Refuse an output that cannot be used, before a network is loaded.
+def check_target(
+    path: Path | None, *, fmt: str, resume: bool, overwrite: bool, resumable: bool = True
+) -> None:
+    """Refuse an output that cannot be used; `resumable`: `resume` is offered for one that exists.
 
     Raises:
         UsageError: a format or an option does not suit it.
@@ -49,7 +51,7 @@ def check_target(path: Path | None, *, fmt: str, resume: bool, overwrite: bool) 
     else:
         check_new(path, overwrite=True)
         for file in [] if resume or overwrite else started(path):
-            check_new(file, resumable=True)
+            check_new(file, resumable=resumable)
         if fmt != "table":
             _check_beside(path, overwrite=overwrite)
         if path.exists() and not os.access(path, os.W_OK):

@@ -184,3 +184,5 @@ def test_what_cannot_be_audited_is_said(audit, data, tmp_path):
     assert "verdicts cannot be read" in done.stderr
     assert audit(data, "-o", tmp_path / "notes.csv", "--overwrite").returncode == 1
     assert (tmp_path / "notes.csv").read_text() == "a,b\n1,2\n"
+    done = audit(data, "-o", tmp_path / "notes.csv")
+    assert "exists already\nreplace it with --overwrite, or" in done.stderr, "it has no --resume"
