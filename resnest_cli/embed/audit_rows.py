@@ -138,7 +138,7 @@ def read_verdicts(path: Path, fmt: str | None = None) -> Verdicts:
         OutputError: it cannot be read, or is not an audit.
     """
     try:
-        rows = _read(path, fmt or format_of(path))
+        rows = _read(path, fmt or format_of(path, read=True))
         found = [(row["pixels"], row["class"], row["verdict"]) for row in rows]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         reason = f"no column {error}" if isinstance(error, KeyError) else error

@@ -35,10 +35,13 @@ _SUFFIXES = {
 _CELLS_PER_GROUP = 500_000  # of Parquet: what is held in memory at once
 
 
-def format_of(output: Path) -> str:
-    """The format that an output's suffix stands for; `UsageError` if it stands for none."""
+def format_of(output: Path, *, read: bool = False) -> str:
+    """The format that a suffix stands for, of an output or a file to `read`; else `UsageError`."""
     suffix = output.suffix.lower()
     if suffix not in _SUFFIXES:
+        if read:
+            known = ", ".join(suffix for suffix, fmt in _SUFFIXES.items() if fmt != "table")
+            raise UsageError(f"results are in files that end in {known}, not '{output}'")
         known = ", ".join(_SUFFIXES)
         raise UsageError(
             f"`output` must end in one of {known}, not '{output}'; or choose the `format`"
@@ -251,13 +254,17 @@ def read_results(path: Path, fmt: str | None = None) -> Iterator[Result]:
         OutputError: it cannot be read, or does not hold predictions.
         UsageError: the suffix is unknown.
     """
-    fmt = fmt or format_of(path)
+    fmt = fmt or format_of(path, read=True)
     if fmt == "table":
         raise OutputError(f"'{path}' is a table for people; write jsonl, json, csv, tsv or parquet")
     try:
         yield from map(PredictionSchema.result, _records(path, fmt))
-    except (OSError, KeyError, TypeError) as error:
+    except OSError as error:
         raise OutputError(f"cannot read results from '{path}': {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise OutputError(
+            f"cannot read results from '{path}': its rows are not those of predictions"
+        ) from error
 
 
 def encode(value: object) -> bytes:

@@ -57,7 +57,7 @@ def open_rows(source: Path, fmt: str | None = None) -> Rows:
     """
     if source.is_dir():
         return _of_partitions(source)
-    fmt, record = fmt or format_of(source), record_path(source)
+    fmt, record = fmt or format_of(source, read=True), record_path(source)
     journal = source.with_name(source.name + ".journal")
     if fmt == "parquet" and journal.is_file() and not source.exists():
         state = _is_running(journal) or _CUT
@@ -96,6 +96,11 @@ def _members(archive: str) -> dict[str, Source]:
 
 
 def _of_partitions(path: Path) -> Rows:
+    if not (path / partitions.RECORD).is_file():
+        raise OutputError(
+            f"'{path}' is a folder, but not a run in partitions\n"
+            "name a file, or a folder of partitions, that predict wrote"
+        )
     folder = Folder(path)
     info = partitions.read_record(folder)
     parts, missing, last = [], 0, None

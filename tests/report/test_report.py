@@ -131,6 +131,15 @@ def test_what_predict_does_not_write_is_refused(results, part):
     Path("o.csv").write_text("filename,score\na.jpg,0.3\n")
     with pytest.raises(OutputError, match=r"'o\.csv': its columns"):
         report("o.csv", "r.html")
+    Path("why.jsonl").write_text('{"path": "a.jpg", "classes": [], "error": null}\n')
+    with pytest.raises(OutputError, match=r"'why\.jsonl': its rows are not those of predictions\n"):
+        report("why.jsonl", "r.html")
+    Path("photos").mkdir()
+    with pytest.raises(OutputError, match=r"'photos' is a folder, but not a run .*\nname a file"):
+        report("photos", "r.html")
+    Path("v.npy").touch()
+    with pytest.raises(UsageError, match=r"^results are in files that end in \.json, .*'v\.npy'$"):
+        report("v.npy", "r.html")
     assert not Path("r.html").exists()
 
 
