@@ -116,6 +116,7 @@ def similar(
     if index is None:
         raise UsageError("similar needs what embed has written: `index=FILE`")
     set_verbosity(quiet=quiet, verbose=verbose)
+    output = None if output == Path("-") else output
     offline = offline or settings.offline()
     wanted = Inputs(tuple(images or ()), limit=limit)
     from resnest_cli.embed.similar import SimilarJob

@@ -72,12 +72,17 @@ class Vectors:
         suffix = suffix_of(path)
         if not path.is_file():
             unfinished = journal_path(path).is_file()
-            why = "is unfinished: continue it with `resume`" if unfinished else "does not exist"
+            why = "is unfinished: let embed continue it" if unfinished else "does not exist"
             raise OutputError(f"'{path}' {why}")
+        if suffix != ".parquet" and not names_path(path).is_file():
+            raise OutputError(
+                f"'{path}' lacks '{names_path(path)}', the paths of its vectors\n"
+                "name a file that embed wrote, with those beside it"
+            )
         try:
             if suffix == ".parquet":
                 return _read_parquet(path)
-            values = np.load(path, mmap_mode="r") if suffix == ".npy" else _mapped(path)
+            values = _loaded(path) if suffix == ".npy" else _mapped(path)
             names = [*_names(names_path(path))]
             settings = RunInfo.read(path).settings
             if settings["output"] != "features":
@@ -236,6 +241,15 @@ def _names(path: Path) -> Iterator[tuple[str, str | None]]:
             yield utf8(record["path"]), record["error"]
 
 
+def _loaded(path: Path) -> NDArray[np.float32]:
+    """The array in a NumPy file; one that could run code is not loaded."""
+    with path.open("rb") as file:
+        if file.read(6) != _MAGIC[:6]:
+            raise ValueError("it is no NumPy file")
+    values: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    return values
+
+
 def _mapped(path: Path) -> NDArray[np.float32]:
     """The tensor in a safetensors file."""
     with path.open("rb") as file:
@@ -278,7 +292,10 @@ def _read_parquet(path: Path) -> Vectors:
 
     try:
         with pq.ParquetFile(path) as file:
-            made = json.loads(file.schema_arrow.metadata[KEY.encode()])
+            kept = (file.schema_arrow.metadata or {}).get(KEY.encode())
+            if kept is None:
+                raise ValueError("embed did not write it")
+            made = json.loads(kept)
             rows = file.metadata.num_rows
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error

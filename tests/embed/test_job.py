@@ -112,7 +112,7 @@ def test_a_cut_run_is_resumed_to_the_same_bytes(embed, many, tmp_path, suffix, r
     for old in tmp_path.glob("whole*"):
         shutil.copy(old, tmp_path / old.name.replace("whole", "part"))
     cut(part, rows)
-    with pytest.raises(OutputError, match="is unfinished: continue it"):
+    with pytest.raises(OutputError, match="is unfinished: let embed continue it"):
         Vectors.read(part)
     done = embed(many, "-o", part.name)
     assert done.returncode == 1

@@ -111,6 +111,34 @@ def test_what_is_refused(run, drawn_image, tmp_path, arguments, message, code):
     assert (tmp_path / "mine.csv").read_text() == (tmp_path / "mine.html").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.npy", b"no", "does not hold vectors of images: it is no NumPy file"),
+        ("x.parquet", None, "does not hold vectors of images: embed did not write it"),
+        ("alone.npy", b"\x93NUMPY", "'alone.npy' lacks 'alone.npy.names.csv', the paths"),
+    ],
+)
+def test_files_of_others_are_no_index(run, drawn_image, tmp_path, name, content, message):
+    (tmp_path / "x.npy.names.csv").touch()
+    if content is None:
+        pq = pytest.importorskip("pyarrow.parquet")
+        pa = pytest.importorskip("pyarrow")
+        pq.write_table(pa.table({"image": [b""]}), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content)
+    done = run("similar", drawn_image, "--index", name)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+def test_a_dash_is_standard_output(run, index, many):
+    command = ("similar", many / "000.jpg", "--index", "v.npy", "-f", "csv")
+    done = run(*command, "-o", "-")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == run(*command).stdout
+
+
 def test_approximate_prints_its_recall(run, index, many, tmp_path):
     pytest.importorskip("voyager", reason="voyager is not installed (extra index)")
     for _ in range(2):
