@@ -132,8 +132,8 @@ class Batcher:
         try:
             outputs = self._engine.run(np.stack(pixels + pixels[-1:] * padding), self._outputs)
         except BaseException as error:  # raised where the result is waited for
-            for _, future in batch:
-                future.set_exception(error)
+            while batch:  # no variable may hold a future: its error holds this frame, a circle
+                batch.pop(0)[1].set_exception(error)
         else:
             for index, (_, future) in enumerate(batch):
                 future.set_result([array[index] for array in outputs])

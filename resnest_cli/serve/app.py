@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from resnest_cli.errors import ResNeStError
+from resnest_cli.inputs.source import Source
 from resnest_cli.serve.admission import Admission, Place
 from resnest_cli.serve.bodies import read_sources
 from resnest_cli.serve.guard import Guard
@@ -87,19 +88,13 @@ class Service:
         threshold: float | None,
     ) -> list[Answer]:  # fmt: skip
         seconds = self.options.deadline
-        try:
-            sources = await asyncio.wait_for(
-                read_sources(request, place, self.options), timeout=seconds
-            )
-        except asyncio.TimeoutError:
-            detail = f"the request did not arrive within {seconds:g} s"
-            raise Problem(408, detail, "slow_client") from None
+        sources = await _within(seconds, read_sources(request, place, self.options))
         place.add_images(len(sources) - 1)
         ticket = Ticket(seconds)
         work = asyncio.gather(*(model.classify(s, ticket, top_k, threshold) for s in sources))
         gone = asyncio.ensure_future(_disconnected(request))
+        both: list[asyncio.Future[Any]] = [work, gone]
         try:
-            both: list[asyncio.Future[Any]] = [work, gone]
             await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 answers = list(work.result())
@@ -117,6 +112,9 @@ class Service:
             gone.cancel()
             work.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
+            # an error holds this frame, which would hold the error: a circle, and with it the body,
+            # which stays until the garbage is collected
+            del work, gone, both
 
     def _parameters(self, request: Request) -> tuple[Model, int | None, float | None]:
         query = request.query_params
@@ -170,6 +168,21 @@ def _number(
     except ValueError:
         pass
     raise Problem(400, f"`{name}` must be {low} to {high}, not '{text[:40]}'", "bad_request")
+
+
+async def _within(seconds: float, reading: Coroutine[Any, Any, list[Source]]) -> list[Source]:
+    """What was read; `Problem` if it takes longer. As `asyncio.wait_for`, but without circles."""
+    task = asyncio.ensure_future(reading)
+    try:
+        await asyncio.wait((task,), timeout=seconds)
+        if task.done():
+            return task.result()
+        detail = f"the request did not arrive within {seconds:g} s"
+        raise Problem(408, detail, "slow_client")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        del task, reading  # which hold the error that holds this frame
 
 
 async def _disconnected(request: Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import threading
@@ -23,6 +24,8 @@ from resnest_cli.serve.options import ServeOptions
 from resnest_cli.serve.service import Model
 
 log = logging.getLogger(__name__)
+
+_GARBAGE = 1000  # objects, some ten requests', before garbage is looked for
 
 
 def serve(
@@ -119,6 +122,9 @@ def _loaded(
     for classifier in classifiers:
         service.add(Model(classifier, service.metrics.batches.observe))
         log.log(SUMMARY, "%s", classifier.describe())
+    # the command collects seldom, as it imports much; a server must, and need not look at imports
+    gc.freeze()
+    gc.set_threshold(_GARBAGE)
     service.admission.ready = True
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import time
 from collections import deque
@@ -84,7 +85,10 @@ class Model:
             future: asyncio.Future[Any] = loop.create_future()
             self._waiting.append((loaded, ticket, future))
             self._pump()
-            loaded = (await future)[0]
+            try:
+                loaded = (await future)[0]
+            finally:
+                del future  # whose error holds this frame
         result = self.classifier.result(source, loaded, top_k, threshold)
         return Answer(result, decode, time.perf_counter() - start)
 
@@ -112,7 +116,8 @@ class Model:
             self._computing += 1
 
             def computed(outputs: Future[Any], future: asyncio.Future[Any] = future) -> None:
-                loop.call_soon_threadsafe(self._computed, outputs, future)
+                with contextlib.suppress(RuntimeError):  # the server has ended
+                    loop.call_soon_threadsafe(self._computed, outputs, future)
 
             self._batcher.submit(pixels).add_done_callback(computed)
 
