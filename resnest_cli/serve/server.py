@@ -80,7 +80,10 @@ def serve(
 def _listen(options: ServeOptions) -> socket.socket:
     try:
         family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((options.host, options.port), family=family, backlog=1024)
+        made = socket.create_server((options.host, options.port), family=family, backlog=1024)
+        # asyncio sends small pieces at once only where the protocol is named; else the body of an
+        # answer waits 40 ms for the acknowledgement of its head
+        return socket.socket(family, made.type, socket.IPPROTO_TCP, fileno=made.detach())
     except OSError as error:
         where = f"{options.host}:{options.port}"
         raise ResNeStError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -11,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
+from resnest_cli.serve.options import ServeOptions
+from resnest_cli.serve.server import _listen
 from tests.conftest import drawn
 from tests.hostile import kinds, stored
 from tests.serve.conftest import serving
@@ -77,6 +80,27 @@ def test_a_client_that_goes_in_the_middle_leaves_nothing():
         assert 'resnest_failures_total{kind="gone"}' in figures
         assert json.loads(client.get("/v1/models").text)["models"][0]["name"] == "demo"
         assert server.stop() == 0
+
+
+def test_answers_do_not_wait_for_acknowledgements():
+    async def main():
+        made = asyncio.get_running_loop().create_future()
+
+        class Protocol(asyncio.Protocol):
+            def connection_made(self, transport):
+                made.set_result(transport)
+
+        with _listen(ServeOptions(port=0)) as listening:
+            server = await asyncio.get_running_loop().create_server(Protocol, sock=listening)
+            async with server:
+                _, writer = await asyncio.open_connection(*listening.getsockname())
+                accepted = (transport := await made).get_extra_info("socket")
+                delay = not accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                writer.close()
+                transport.close()
+                return delay
+
+    assert not asyncio.run(main())
 
 
 def test_what_cannot_be_served(run, tmp_path):
