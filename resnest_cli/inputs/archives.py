@@ -7,7 +7,10 @@ import os
 import re
 import tarfile
 import zipfile
+from bz2 import BZ2File
 from collections.abc import Callable, Iterator
+from gzip import GzipFile
+from lzma import LZMAFile
 from typing import Any
 
 from resnest_cli.errors import ResNeStError
@@ -48,9 +51,10 @@ def _cut(name: str, reason: object = "") -> Source:
 
 
 def _tar(name: str, left_out: LeftOut) -> Iterator[Source]:
-    kind = TAR_STREAM if name.lower().endswith(_TAR_STREAMS) else TAR
     try:
         with decompressed(name) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            # by its content, as positions in a stream are not those in its file
+            kind = TAR_STREAM if isinstance(file, (GzipFile, BZ2File, LZMAFile)) else TAR
             while (entry := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # or all are kept
                 inner = f"{name}/{entry.name.removeprefix('./')}"

@@ -89,6 +89,15 @@ def test_a_cut_archive_gives_its_rows_so_far_and_one_that_says_so(form, tmp_path
         assert sum(isinstance(content, bytes) for content in read) >= (0 if "bz2" in form else 4)
 
 
+def test_a_compressed_tar_that_is_called_tar_is_read(tmp_path):
+    files = {f"{n}.png": stored(drawn(8, 8, seed=n), "PNG") for n in range(3)}
+    right = Path(make(tmp_path / "a.tar.gz", files))
+    wrong = right.rename(tmp_path / "a.tar")
+    plain = make(tmp_path / "b.tar", files)
+    expected = [outcome(source) for source in expand([plain])]
+    assert [outcome(source) for source in expand([str(wrong)])] == expected
+
+
 def test_a_tar_cut_between_members_or_in_its_headers_says_so(tmp_path):
     files = {f"{n}.png": stored(drawn(8, 8, seed=n), "PNG") for n in range(3)}
     path = Path(make(tmp_path / "a.tar", files))
