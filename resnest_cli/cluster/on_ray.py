@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -89,7 +91,7 @@ class PartitionWorker:
 
     def __init__(self, setup: Setup, cores: tuple[int, int] | None) -> None:
         self._setup, self._cores = setup, cores
-        self._asked: SimpleQueue[tuple[Segment, Future[Fingerprint]]] = SimpleQueue()
+        self._asked: SimpleQueue[Segment] = SimpleQueue()
         self._promised: dict[int, Future[Fingerprint]] = {}
         self._rows = 0
 
@@ -114,8 +116,9 @@ class PartitionWorker:
 
     def make(self, key: int) -> Fingerprint:
         """Make and store a partition."""
-        promise: Future[Fingerprint] = Future()
-        self._asked.put((self._segment(key), promise))
+        segment = self._segment(key)
+        promise = self._promised[key] = Future()
+        self._asked.put(segment)
         return promise.result()
 
     def items(self, key: int, start: int, stop: int) -> list[Row]:
@@ -154,22 +157,19 @@ class PartitionWorker:
             try:
                 work.make(self._taken(asked), rows)
             except BaseException as error:
-                for promise in self._promised.values():
+                failed, self._promised = self._promised, {}
+                for promise in failed.values():
                     promise.set_exception(error)
-                self._promised.clear()
 
-    def _taken(self, asked: list[tuple[Segment, Future[Fingerprint]]]) -> Iterator[Segment]:
+    def _taken(self, asked: list[Segment]) -> Iterator[Segment]:
         while asked:
-            segment, promise = asked.pop()
-            self._promised[segment.number] = promise
-            yield segment
-            try:
+            yield asked.pop()
+            with suppress(Empty):
                 asked.append(self._asked.get_nowait())
-            except Empty:
-                return
 
     def _made(self, number: int, made: Fingerprint) -> None:
-        self._promised.pop(number).set_result(made)
+        if promise := self._promised.pop(number, None):  # else its stream has failed
+            promise.set_result(made)
 
     def count(self) -> None:
         """One more row is computed."""
@@ -188,8 +188,8 @@ def make_on_ray(
     address: str, setup: Setup, folder: Folder, listing: Iterable[Segment], progress: Progress
 ) -> Tally:
     """Make the partitions that are missing on a Ray cluster, see `ray_cluster.connected`."""
-    shown = 0
-    segments: dict[int, Segment] = {}  # that are in work
+    tally, shown = Tally(), 0
+    segments: dict[int, tuple[Segment, int]] = {}  # in work, and how many rows are kept
 
     def units() -> Iterator[tuple[int, int]]:
         for segment in listing:
@@ -197,7 +197,7 @@ def make_on_ray(
             if earlier and not (setup.retry and earlier.failed):
                 tally.count(earlier, resumed=earlier.rows)
                 continue
-            segments[segment.number] = segment
+            segments[segment.number] = segment, earlier.rows - earlier.failed if earlier else 0
             yield segment.number, segment.rows
 
     def show(done: int) -> None:
@@ -206,14 +206,19 @@ def make_on_ray(
             progress.advance()
         shown = max(done, shown)
 
-    with connected(address) as ray, (tally := Tally()).shown(progress):
-        pool: Pool[Fingerprint] = Pool(ray, PartitionWorker, (setup,), gpu=setup.gpu, show=show)
-        with closing(pool):
-            for number, made in pool.results(units()):
-                segment = segments.pop(number)
-                if isinstance(made, Rebuilt):
-                    made = _put_together(folder, setup, segment, made)
-                tally.count(made)
+    with tally.shown(progress):
+        left = units()
+        if (first := next(left, None)) is None:
+            return tally
+        with connected(address) as ray:
+            tally.start = time.monotonic()
+            pool: Pool[Fingerprint] = Pool(ray, PartitionWorker, (setup,), gpu=setup.gpu, show=show)
+            with closing(pool):
+                for number, made in pool.results(chain([first], left)):
+                    segment, kept = segments.pop(number)
+                    if isinstance(made, Rebuilt):
+                        made, kept = _put_together(folder, setup, segment, made), 0
+                    tally.count(made, resumed=kept)
     return tally
 
 

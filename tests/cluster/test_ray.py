@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -151,3 +152,31 @@ def _driver(images: Path, out: Path, size: int) -> "subprocess.Popen[bytes]":
 def _kill(process: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)
+
+
+def test_failed_rows_alone_count_as_made_again(joined, small, finished, tmp_path):
+    folder, fmt = finished
+    shutil.copytree(folder, tmp_path / "out")
+    summary = job(small, tmp_path / "out", fmt, on="ray", retry_failed=True).run()
+    assert (summary.done, summary.failed, summary.resumed) == (20, 2, 18)
+    assert digests(tmp_path / "out") == digests(folder)
+
+
+def test_no_cluster_is_needed_if_nothing_is_missing(small, finished, tmp_path, monkeypatch):
+    folder, fmt = finished
+    shutil.copytree(folder, tmp_path / "out")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.2:1")
+    assert job(small, tmp_path / "out", fmt, on="ray").run().resumed == 20
+
+
+def test_a_driver_is_stopped_in_order(joined, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(400):
+        drawn(600, 500, seed=number % 9).save(folder / f"{number:03}.png")
+    driver = _driver(folder, tmp_path / "out", 20)
+    end = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("part-*")) and time.monotonic() < end:
+        time.sleep(0.05)
+    driver.terminate()
+    assert driver.wait(60) == 130
