@@ -115,7 +115,7 @@ def _imagededup(folder: Path, package: Path, true: set[frozenset[str]]) -> None:
         _line(f"imagededup {name}, its default", pairs, true)
     try:
         found = methods.CNN(verbose=False).find_duplicates(image_dir=str(folder))
-    except Exception as error:
+    except OSError as error:  # its weights cannot be downloaded
         print(f"imagededup CNN: not run: {type(error).__name__}: {str(error)[:120]}")
         return
     pairs = {frozenset((a, b)) for a, others in found.items() for b in others}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,12 +12,7 @@ from threading import Thread
 
 from resnest_cli.cluster.manifest import Folder, Segment, segments
 from resnest_cli.cluster.on_ray import Setup, make_on_ray
-from resnest_cli.cluster.partitions import (
-    FORMATS,
-    RECORD,
-    part_name,
-    read_record,
-)  # fmt: skip
+from resnest_cli.cluster.partitions import FORMATS, RECORD, part_name, read_record
 from resnest_cli.cluster.shard import Shard
 from resnest_cli.cluster.work import Work
 from resnest_cli.errors import OutputError, UsageError, check_number, require_extra
@@ -30,8 +24,6 @@ from resnest_cli.inputs.walk import LeftOut
 from resnest_cli.outputs.run_info import RunInfo
 from resnest_cli.progress import SILENT, Progress
 from resnest_cli.text import utf8
-
-log = logging.getLogger(__name__)
 
 PARTITION_SIZE = 10_000
 MAX_PARTITION_SIZE = 1_000_000
@@ -72,7 +64,7 @@ class PartitionedJob:
         )  # fmt: skip
         info = self._claimed(folder, classifier, fmt)
         folder.remove_leftovers()
-        listing = Listing(folder, self, shard, progress)
+        listing = _Listing(folder, self, shard, progress)
         if self.on:
             setup = Setup.of(job, fmt, classifier, info, retry=self.retry_failed)
             del classifier  # its memory is the workers'
@@ -127,7 +119,7 @@ class PartitionedJob:
         return info
 
 
-class Listing:
+class _Listing:
     """The segments of a shard, listed in a thread, so that work need not wait for the end."""
 
     def __init__(

@@ -22,7 +22,7 @@ from resnest_cli.cluster.partitions import (
     write_part,
 )  # fmt: skip
 from resnest_cli.cluster.ray_cluster import connected, settle, versions
-from resnest_cli.cluster.ray_pool import KILLED, Pool, Rebuilt
+from resnest_cli.cluster.ray_pool import KILLED, Counted, Pool, Rebuilt
 from resnest_cli.cluster.work import Row, Tally, Work, earlier_part
 from resnest_cli.errors import EngineError, OutputError
 from resnest_cli.inference.classifier import Classifier
@@ -93,7 +93,7 @@ class PartitionWorker:
         self._setup, self._cores = setup, cores
         self._asked: SimpleQueue[Segment] = SimpleQueue()
         self._promised: dict[int, Future[Fingerprint]] = {}
-        self._rows = 0
+        self._rows = Counted()
 
     def open(self) -> None:
         """Load the network; `ResNeStError` if it, the folder or the node is not the driver's."""
@@ -127,12 +127,12 @@ class PartitionWorker:
         rows = []
         for result in self._classifier.stream(self._segment(key).sources()[start:stop]):
             rows.append((record(result), result.may_pass))
-            self._rows += 1
+            self._rows.advance()
         return rows
 
     def advanced(self) -> int:
         """How many rows are computed."""
-        return self._rows
+        return self._rows.count
 
     def _loaded(self) -> Classifier:
         job = self._setup.job
@@ -148,14 +148,14 @@ class PartitionWorker:
 
     def _work(self) -> None:
         """One stream after another; each ends when nothing is asked for."""
-        setup, rows = self._setup, _Counted(self)
+        setup = self._setup
         while True:
             asked = [self._asked.get()]
             work = Work(
                 self._folder, setup.fmt, self._classifier, setup.info, setup.retry, self._made
             )
             try:
-                work.make(self._taken(asked), rows)
+                work.make(self._taken(asked), self._rows)
             except BaseException as error:
                 failed, self._promised = self._promised, {}
                 for promise in failed.values():
@@ -171,24 +171,12 @@ class PartitionWorker:
         if promise := self._promised.pop(number, None):  # else its stream has failed
             promise.set_result(made)
 
-    def count(self) -> None:
-        """One more row is computed."""
-        self._rows += 1
-
-
-class _Counted(Progress):
-    def __init__(self, worker: PartitionWorker) -> None:
-        self._worker = worker
-
-    def advance(self) -> None:
-        self._worker.count()
-
 
 def make_on_ray(
     address: str, setup: Setup, folder: Folder, listing: Iterable[Segment], progress: Progress
 ) -> Tally:
     """Make the partitions that are missing on a Ray cluster, see `ray_cluster.connected`."""
-    tally, shown = Tally(), 0
+    tally = Tally()
     segments: dict[int, tuple[Segment, int]] = {}  # in work, and how many rows are kept
 
     def units() -> Iterator[tuple[int, int]]:
@@ -200,19 +188,15 @@ def make_on_ray(
             segments[segment.number] = segment, earlier.rows - earlier.failed if earlier else 0
             yield segment.number, segment.rows
 
-    def show(done: int) -> None:
-        nonlocal shown
-        for _ in range(done - shown):
-            progress.advance()
-        shown = max(done, shown)
-
     with tally.shown(progress):
         left = units()
         if (first := next(left, None)) is None:
             return tally
         with connected(address) as ray:
             tally.start = time.monotonic()
-            pool: Pool[Fingerprint] = Pool(ray, PartitionWorker, (setup,), gpu=setup.gpu, show=show)
+            pool: Pool[Fingerprint] = Pool(
+                ray, PartitionWorker, (setup,), gpu=setup.gpu, progress=progress
+            )
             with closing(pool):
                 for number, made in pool.results(chain([first], left)):
                     segment, kept = segments.pop(number)

@@ -11,12 +11,13 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from resnest_cli.errors import ResNeStError
+from resnest_cli.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,16 @@ _FIRST_WORKER = 300  # seconds
 _LOOK_AT_NODES = 5  # seconds
 
 T = TypeVar("T")
+
+
+class Counted(Progress):
+    """Counts the items that a worker does."""
+
+    count = 0
+
+    def advance(self) -> None:
+        """One more is done."""
+        self.count += 1
 
 
 class Worker(Protocol):
@@ -113,14 +124,14 @@ class Pool(Generic[T]):
         worker: the class of the workers.
         arguments: of each; what processors it has is added.
         gpu: whether each needs a GPU.
-        show: receives how many items are done, about every second.
+        progress: shows the items that are done, about every second.
     """
 
     def __init__(
         self, ray: Any, worker: type[Worker], arguments: tuple[Any, ...], *, gpu: bool,
-        show: Callable[[int], None],
+        progress: Progress,
     ) -> None:  # fmt: skip
-        self._ray, self._gpu, self._show = ray, gpu, show
+        self._ray, self._gpu, self._progress, self._shown = ray, gpu, progress, 0
         self._class, self._arguments = ray.remote(worker), arguments
         self._hands: list[_Hand] = []
         self._again: deque[_Unit] = deque()  # of workers that died
@@ -149,9 +160,16 @@ class Pool(Generic[T]):
                     self._give(hand, following)
                     following = next(left, None)
             self._wait()
-            self._show(self._finished + sum(max(h.advanced - h.finished, 0) for h in self._hands))
+            self._show()
             while self._results:
                 yield self._results.popleft()
+
+    def _show(self) -> None:
+        """Show what is done, of unfinished units too; what a death undoes stays shown."""
+        begun = sum(max(hand.advanced - hand.finished, 0) for hand in self._hands)
+        while self._shown < self._finished + begun:
+            self._progress.advance()
+            self._shown += 1
 
     def close(self) -> None:
         """End the workers, whatever they do."""

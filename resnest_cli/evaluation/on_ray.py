@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnest_cli.cluster.ray_cluster import connected, settle, versions
-from resnest_cli.cluster.ray_pool import KILLED, Pool, Rebuilt
+from resnest_cli.cluster.ray_pool import KILLED, Counted, Pool, Rebuilt
 from resnest_cli.errors import DatasetError
 from resnest_cli.evaluation.shares import Share, Work, share
 from resnest_cli.progress import Progress
@@ -27,7 +27,7 @@ class ShareWorker:
         cores: tuple[int, int] | None,
     ) -> None:  # fmt: skip
         self._stored, self._facts, self._count = stored, facts, count
-        self._folder, self._cores, self._rows = folder, cores, _Counted()
+        self._folder, self._cores, self._rows = folder, cores, Counted()
 
     def open(self) -> None:
         """Load the network; `ResNeStError` if it or the images are not the driver's."""
@@ -61,35 +61,21 @@ class ShareWorker:
         return self._rows.count
 
 
-class _Counted(Progress):
-    count = 0
-
-    def advance(self) -> None:
-        self.count += 1
-
-
 def shares_on_ray(address: str, work: Work, progress: Progress) -> list[Share]:
     """What the workers of a cluster make of the images, see `ray_cluster.connected`."""
     total = len(work.images)
     count = max(round(total / _IMAGES), min(total, _LEAST))
     made: dict[int, Share] = {}
-    shown = 0
 
     def units() -> Iterator[tuple[int, int]]:
         return ((rank, len(range(rank, total, count))) for rank in range(count))
-
-    def show(done: int) -> None:
-        nonlocal shown
-        for _ in range(done - shown):
-            progress.advance()
-        shown = max(done, shown)
 
     arguments = pickle.dumps(work), _facts(work), count, str(Path.cwd())
     gpu = work.classifier.engine.device.startswith("cuda")
     with connected(address) as ray:
         progress.start("evaluating")
         progress.total(total)
-        pool: Pool[Share] = Pool(ray, ShareWorker, arguments, gpu=gpu, show=show)
+        pool: Pool[Share] = Pool(ray, ShareWorker, arguments, gpu=gpu, progress=progress)
         try:
             with closing(pool):
                 for rank, result in pool.results(units()):
